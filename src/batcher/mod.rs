@@ -1,0 +1,4 @@
+//! Batching and execution: queues, the executor threads that run sessions, and the turn lane.
+
+pub mod options;
+pub mod served;

@@ -1,0 +1,3 @@
+//! Models and their versions: what is on disk, what is wanted, what is loaded, and the snapshot that requests see.
+
+pub mod table;

@@ -1,0 +1,154 @@
+//! The snapshot that requests see: every model with its versions and their states, published in one atomic swap.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+
+use crate::{
+    batcher::served::Served,
+    telemetry::stats::VersionStats,
+    types::{
+        error::{Code, Error},
+        model::Signature,
+    },
+};
+
+/// The one place where versions are published. Readers load, clone the version's `Arc` and let go before they wait.
+pub type SharedTable = Arc<ArcSwap<Table>>;
+
+/// All models, by name. Immutable; a change is a new table.
+#[derive(Default)]
+pub struct Table {
+    pub models: HashMap<Arc<str>, Arc<Model>, foldhash::fast::RandomState>,
+}
+
+/// One model: its versions, and which of them answers a request that names none.
+pub struct Model {
+    pub name: Arc<str>,
+    /// Why the model as a whole does not serve (a broken model.yaml), where that is so.
+    pub failed: Option<String>,
+    pub versions: BTreeMap<u64, State>,
+    pub current: Option<Arc<Version>>,
+}
+
+/// Where one version stands.
+#[derive(Clone)]
+pub enum State {
+    Loading,
+    Warming,
+    Ready(Arc<Version>),
+    Draining,
+    Unloaded(String),
+    /// With the reason, for index, readiness, metrics and log.
+    Failed(String),
+}
+
+impl State {
+    /// The repository index's word for it.
+    pub fn index_name(&self) -> &'static str {
+        match self {
+            State::Loading | State::Warming => "LOADING",
+            State::Ready(_) => "READY",
+            State::Draining | State::Unloaded(_) | State::Failed(_) => "UNAVAILABLE",
+        }
+    }
+
+    /// Why it does not serve; empty where it does.
+    pub fn reason(&self) -> &str {
+        match self {
+            State::Unloaded(why) | State::Failed(why) => why,
+            State::Draining => "draining",
+            _ => "",
+        }
+    }
+}
+
+/// A version that serves.
+pub struct Version {
+    pub model: Arc<str>,
+    pub number: u64,
+    /// The number as text.
+    pub label: Arc<str>,
+    pub signature: Arc<Signature>,
+    pub served: Arc<Served>,
+    pub stats: Arc<VersionStats>,
+    /// The protocol's platform, as in `onnxruntime_onnx` or `tract_onnx`.
+    pub platform: &'static str,
+    /// `ort` or `tract`.
+    pub backend: &'static str,
+    /// Execution providers in effect.
+    pub providers: Vec<String>,
+    /// Deadline for requests that bring none; `None`: none.
+    pub default_timeout: Option<std::time::Duration>,
+    /// What `onnxd explain` prints: the probe's table, each decision and why.
+    pub explanation: Value,
+}
+
+impl Table {
+    /// The version that a request for `model` and `version` (empty: the current one) gets.
+    pub fn resolve(&self, model: &str, version: &str) -> Result<Arc<Version>, Error> {
+        let entry = self.model(model)?;
+        if version.is_empty() {
+            return entry.current.clone().ok_or_else(|| entry.unavailable());
+        }
+        match entry.state(version)? {
+            State::Ready(version) => Ok(version.clone()),
+            state => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "version {version} of model '{model}' does not serve: {}",
+                    if state.reason().is_empty() { "loading" } else { state.reason() }
+                ),
+            )),
+        }
+    }
+
+    pub fn model(&self, name: &str) -> Result<&Arc<Model>, Error> {
+        self.models.get(name).ok_or_else(|| {
+            Error::new(Code::NotFound, format!("there is no model '{}'", printable(name)))
+        })
+    }
+}
+
+impl Model {
+    /// The state of a version named in a request; NotFound for what is no version of this model.
+    pub fn state(&self, version: &str) -> Result<&State, Error> {
+        let digits = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
+        let number: Option<u64> = if digits { version.parse().ok() } else { None };
+        number.and_then(|n| self.versions.get(&n)).ok_or_else(|| {
+            let known: Vec<String> = self.versions.keys().map(u64::to_string).collect();
+            Error::new(
+                Code::NotFound,
+                format!(
+                    "model '{}' has no version '{}' (it has {})",
+                    self.name,
+                    printable(version),
+                    if known.is_empty() { "none".into() } else { known.join(", ") }
+                ),
+            )
+        })
+    }
+
+    fn unavailable(&self) -> Error {
+        let reason = self.failed.clone().or_else(|| {
+            let (number, state) = self.versions.iter().next_back()?;
+            let why = if state.reason().is_empty() { "loading" } else { state.reason() };
+            Some(format!("version {number}: {why}"))
+        });
+        let reason = reason.unwrap_or_else(|| "it has no version".into());
+        Error::new(Code::Unavailable, format!("model '{}' does not serve: {reason}", self.name))
+    }
+}
+
+/// A name from a client for an error message: control characters escaped, length capped.
+fn printable(name: &str) -> String {
+    let mut text: String = name.chars().take(128).flat_map(char::escape_debug).collect();
+    if name.chars().nth(128).is_some() {
+        text.push('…');
+    }
+    text
+}

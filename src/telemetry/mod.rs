@@ -1,0 +1,3 @@
+//! Logs and metrics: every metric's name, unit, labels and help stand in `names.rs`.
+
+pub mod stats;

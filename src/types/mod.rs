@@ -1,0 +1,9 @@
+//! The vocabulary every room shares: plain values without IO, async, locks or clocks.
+
+pub mod datatype;
+pub mod error;
+pub mod model;
+pub mod request;
+pub mod tensor;
+pub mod text;
+pub mod time;

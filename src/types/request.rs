@@ -1,0 +1,93 @@
+//! An inference request and its answer, as both protocols read and write them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{
+    datatype::Datatype,
+    model::Signature,
+    tensor::{Dims, Tensor},
+    text::Text,
+};
+
+/// A value of the protocol's `parameters`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parameter {
+    Bool(bool),
+    Int64(i64),
+    Uint64(u64),
+    Double(f64),
+    String(Text),
+}
+
+/// A request as decoded: well formed, but not yet held against any model's signature.
+#[derive(Clone, Debug, Default)]
+pub struct InferRequest {
+    pub model: Text,
+    /// Empty: whatever version is current.
+    pub version: Text,
+    /// Echoed in the answer; empty where the client gave none.
+    pub id: Text,
+    /// All parameters of the request, those that we act on among them.
+    pub parameters: Vec<(Text, Parameter)>,
+    pub inputs: SmallVec<[InputTensor; 2]>,
+    /// Empty: every output.
+    pub outputs: SmallVec<[RequestedOutput; 2]>,
+    /// HTTP's `binary_data_output`: the default for outputs that do not say.
+    pub binary_output: bool,
+    /// HTTP's raw binary request (`Inference-Header-Content-Length: 0`): `inputs` holds one tensor without name,
+    /// datatype or shape, which the signature decides.
+    pub raw_binary: bool,
+}
+
+/// One input as sent.
+#[derive(Clone, Debug)]
+pub struct InputTensor {
+    pub name: Text,
+    pub datatype: Datatype,
+    /// As sent: may hold a negative dimension until the engine has checked it.
+    pub dims: Dims,
+    /// Little-endian, row-major, of any alignment; see `Datatype` for BOOL and BYTES. Its length is checked against
+    /// `dims` by the decoder.
+    pub data: Bytes,
+}
+
+/// One entry of the request's `outputs`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestedOutput {
+    pub name: Text,
+    /// HTTP's `binary_data` for this output.
+    pub binary: Option<bool>,
+    /// Triton's classification extension: the best k; 0 when not asked for.
+    pub classification: u32,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug)]
+pub struct InferResponse {
+    pub model: Arc<str>,
+    /// The version that served.
+    pub version: Arc<str>,
+    pub id: Text,
+    pub outputs: SmallVec<[OutputTensor; 2]>,
+    /// Where outputs get their names: `OutputTensor::index` points into `signature.outputs`.
+    pub signature: Arc<Signature>,
+}
+
+/// One output of an answer.
+#[derive(Clone, Debug)]
+pub struct OutputTensor {
+    /// Which of the signature's outputs.
+    pub index: usize,
+    /// HTTP: as binary data (gRPC always answers raw).
+    pub binary: bool,
+    pub tensor: Tensor,
+}
+
+impl InferResponse {
+    pub fn output_name(&self, output: &OutputTensor) -> &str {
+        &self.signature.outputs[output.index].name
+    }
+}
