@@ -1,1 +1,3 @@
-//! (being built)
+//! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
+
+pub mod proto;
