@@ -5,6 +5,7 @@
 use std::{env, fs, path::Path};
 
 const GENERATED: &str = "src/api/generated/inference.rs";
+const SERIALIZE: &str = "#[derive(::serde::Serialize)]";
 
 /// What the generator makes of `proto/`, under a note that says where it comes from.
 fn generate(root: &Path) -> String {
@@ -15,6 +16,17 @@ fn generate(root: &Path) -> String {
         .build_client(false)
         .build_transport(false)
         .bytes(".")
+        // What the HTTP API says in the same words: its JSON is these messages, field by field.
+        .type_attribute(".inference.ServerMetadataResponse", SERIALIZE)
+        .type_attribute(".inference.ModelMetadataResponse", SERIALIZE)
+        .type_attribute(".inference.ModelStatistics", SERIALIZE)
+        .type_attribute(".inference.InferStatistics", SERIALIZE)
+        .type_attribute(".inference.InferBatchStatistics", SERIALIZE)
+        .type_attribute(".inference.InferResponseStatistics", SERIALIZE)
+        .type_attribute(".inference.StatisticDuration", SERIALIZE)
+        .type_attribute(".inference.MemoryUsage", SERIALIZE)
+        .type_attribute(".inference.ModelStatisticsResponse", SERIALIZE)
+        .type_attribute(".inference.RepositoryIndexResponse", SERIALIZE)
         .emit_rerun_if_changed(false)
         .out_dir(out.path())
         .compile_fds(files)
