@@ -1,1 +1,13 @@
-//! (being built)
+//! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
+
+pub mod answers;
+pub mod errors;
+pub mod grpc;
+pub mod http;
+pub mod model_config;
+pub mod operator;
+pub mod proto;
+pub mod state;
+
+#[cfg(test)]
+mod fixture;

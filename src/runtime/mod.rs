@@ -1,3 +1,10 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
+pub mod graph;
+#[cfg(test)]
+pub mod onnx_writer;
+mod ops;
+pub mod options;
+mod protobuf;
+mod scan;
 pub mod session;
