@@ -176,6 +176,9 @@ impl Pool {
                 return Work::Nothing;
             }
             if inner.closed && inner.schedule.active() == 0 {
+                // Whoever waits for what it may not take hears that nothing is left.
+                self.main.notify_all();
+                self.reserve.notify_all();
                 return Work::Closed;
             }
             inner.idle[own] += 1;
