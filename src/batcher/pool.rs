@@ -86,7 +86,7 @@ impl Pool {
     pub(super) fn register(
         &self,
         options: &BatchOptions,
-        stackable: bool,
+        gather: bool,
         cost: &Arc<CostModel>,
     ) -> QueueId {
         let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
@@ -99,7 +99,7 @@ impl Pool {
                 max_bytes: options.max_queue_bytes,
                 max_standing: None,
             },
-            batch: stackable,
+            batch: gather,
             instances: options.instances,
             weight: DEFAULT_WEIGHT,
             latency_target: (!target.is_zero()).then_some(target),
