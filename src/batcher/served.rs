@@ -14,9 +14,8 @@ use super::{
     cost::CostModel,
     options::{BatchOptions, Mode},
     pool::Pool,
-    queue::Abandoned,
+    queue::{Abandoned, QueueId, Waiting},
     reply::{self, Awaited, Replier},
-    schedule::QueueId,
     turn,
 };
 use crate::{
@@ -96,7 +95,7 @@ pub struct ServedParts {
     /// Rows that one run in the turn may have.
     pub turn_rows: usize,
     pub options: BatchOptions,
-    pub cost: CostModel,
+    pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     pub pool: Arc<Pool>,
 }
@@ -109,7 +108,7 @@ pub struct Served {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub options: BatchOptions,
-    pub cost: CostModel,
+    pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     pub turn_rows: usize,
     /// Requests of one bucket may share a run.
@@ -123,8 +122,8 @@ impl Served {
     /// Registers the version with the executors; dropping the last `Arc` takes it out.
     pub fn new(parts: ServedParts) -> Arc<Served> {
         let stackable = parts.signature.can_batch && parts.mode != Mode::Single;
-        let served = Arc::new(Served {
-            id: parts.pool.register(&parts.options, stackable),
+        Arc::new(Served {
+            id: parts.pool.register(&parts.options, stackable, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,
@@ -137,9 +136,7 @@ impl Served {
             pool: parts.pool,
             mode: AtomicU8::new(parts.mode as u8),
             overruns: AtomicU32::new(0),
-        });
-        served.pool.learned(&served, 1);
-        served
+        })
     }
 
     /// Whether requests run on the network thread that reads them.
@@ -151,7 +148,9 @@ impl Served {
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
         let (replier, awaited) = reply::pair();
-        let waiting = request.waiting(self.clone(), replier, now);
+        let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
+        let item = Job { served: self.clone(), inputs, replier };
+        let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         if self.in_turn() && waiting.rows <= self.turn_rows {
             match turn::gather(waiting) {
                 Ok(()) => return Ok(awaited),
