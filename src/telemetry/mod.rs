@@ -1,4 +1,11 @@
 //! Logs and metrics: every metric's name, unit, labels and help stand in `names.rs`.
 
 pub mod clock;
+pub mod histogram;
+pub mod lanes;
+pub mod logs;
+pub mod names;
+pub mod process;
+pub mod prometheus;
+pub mod registry;
 pub mod stats;

@@ -1,11 +1,20 @@
 //! What is counted of one version: Triton's statistics and our metrics from the same events.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use super::{
+    histogram::{Buckets, ROW_BOUNDS, TIME_BOUNDS, Times, nanos},
+    lanes::{Lanes, Number},
+    registry,
+};
 use crate::types::error::Code;
 
-/// Counters and histograms of one version, bound once. Every call is a few relaxed atomic additions.
-pub struct VersionStats {}
+/// Counters and histograms of one version, bound once. A call is a few plain additions in the calling thread's own
+/// lane: no lock, no allocation (but a thread's very first call for a version), no line shared with another thread.
+pub struct VersionStats(Arc<Series>);
 
 /// Where an answered request's time went.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,22 +31,339 @@ pub struct Spans {
 }
 
 impl VersionStats {
-    /// Binds the metrics of this model and version.
-    pub fn new(_model: &str, _version: &str) -> VersionStats {
-        VersionStats {}
+    /// Binds the metrics of this model and version. The numbers go on where a version of that name is still alive (a
+    /// reload while requests drain), and leave the metrics page when the last of them is dropped.
+    pub fn new(model: &str, version: &str) -> VersionStats {
+        VersionStats(registry::registry().version(model, version))
+    }
+
+    /// Writes to the numbers of another registry than the process's.
+    #[cfg(test)]
+    pub fn of(series: Arc<Series>) -> VersionStats {
+        VersionStats(series)
     }
 
     /// A request came in: in flight until `answered` or `failed`.
-    pub fn started(&self) {}
+    pub fn started(&self) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.in_flight.add(1, writer);
+    }
 
     /// A request of `rows` rows was answered.
-    pub fn answered(&self, _rows: usize, _spans: Spans) {}
+    pub fn answered(&self, rows: usize, spans: Spans) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.in_flight.subtract(1, writer);
+        lane.rows.add(rows as u64, writer);
+        lane.request.record(spans.total, writer);
+        lane.queue.record(spans.queue, writer);
+        lane.input.add(nanos(spans.input), writer);
+        lane.infer.add(nanos(spans.infer), writer);
+        lane.output.add(nanos(spans.output), writer);
+    }
 
-    pub fn failed(&self, _code: Code, _total: Duration) {}
+    /// A request failed, `total` after it was decoded.
+    pub fn failed(&self, code: Code, total: Duration) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.in_flight.subtract(1, writer);
+        lane.failed[code as usize].add(1, writer);
+        lane.failed_time.add(nanos(total), writer);
+    }
 
     /// One run of the session over `rows` rows (which one run answered).
-    pub fn executed(&self, _rows: usize, _input: Duration, _infer: Duration, _output: Duration) {}
+    pub fn executed(&self, rows: usize, input: Duration, infer: Duration, output: Duration) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.compute.record(input.saturating_add(infer).saturating_add(output), writer);
+        let size = lane.sizes.of(rows);
+        size.runs.add(1, writer);
+        size.rows.add(rows as u64, writer);
+        size.input.add(nanos(input), writer);
+        size.infer.add(nanos(infer), writer);
+        size.output.add(nanos(output), writer);
+        // Why here and not for every request: a run is rarer, and no request is answered without one.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        lane.last_run.raise(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    }
 
     /// The queue's depth changed by so many requests.
-    pub fn queued(&self, _change: i64) {}
+    pub fn queued(&self, change: i64) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.queued.add(change as u64, writer);
+    }
+
+    /// Everything counted so far, for the statistics extension.
+    pub fn snapshot(&self) -> Statistics {
+        self.0.read().statistics
+    }
+}
+
+/// How often, and for how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub count: u64,
+    pub nanos: u64,
+}
+
+/// Triton's statistics of one version. There is no cache yet: its hits and misses are zero, and left to the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Rows of answered requests.
+    pub inference_count: u64,
+    /// Runs of the session.
+    pub execution_count: u64,
+    /// When the last run ended, in milliseconds since the Unix epoch; 0 for never.
+    pub last_inference: u64,
+    pub success: Tally,
+    pub fail: Tally,
+    /// The next four count answered requests, each with its whole batch's time.
+    pub queue: Tally,
+    pub compute_input: Tally,
+    pub compute_infer: Tally,
+    pub compute_output: Tally,
+    /// By rows of a run, smallest first. Runs of 1024 rows and more are in `execution_count` alone.
+    pub batches: Vec<BatchStatistics>,
+}
+
+/// The runs of one batch size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchStatistics {
+    pub batch_size: u64,
+    pub compute_input: Tally,
+    pub compute_infer: Tally,
+    pub compute_output: Tally,
+}
+
+/// The numbers behind a `VersionStats`; the registry reads them for the metrics page.
+#[derive(Default)]
+pub struct Series {
+    lanes: Lanes<Lane>,
+}
+
+/// One thread's share. Times are nanoseconds.
+#[derive(Default)]
+struct Lane {
+    in_flight: Number,
+    queued: Number,
+    rows: Number,
+    request: Times,
+    queue: Times,
+    compute: Times,
+    input: Number,
+    infer: Number,
+    output: Number,
+    /// By `Code as usize`.
+    failed: [Number; Code::ALL.len()],
+    failed_time: Number,
+    last_run: Number,
+    sizes: Sizes,
+}
+
+/// Runs by their exact size, up to 1023 rows: a block for each power of two, made when a run first needs it.
+#[derive(Default)]
+struct Sizes {
+    blocks: [OnceLock<Box<[Size]>>; BLOCKS],
+    /// Every larger run.
+    larger: Size,
+}
+
+/// Sizes 1, 2 to 3, 4 to 7, … 512 to 1023.
+const BLOCKS: usize = 10;
+
+#[derive(Default)]
+struct Size {
+    runs: Number,
+    rows: Number,
+    input: Number,
+    infer: Number,
+    output: Number,
+}
+
+impl Sizes {
+    fn of(&self, rows: usize) -> &Size {
+        let rows = rows.max(1);
+        let block = rows.ilog2() as usize;
+        let Some(slot) = self.blocks.get(block) else { return &self.larger };
+        let sizes = slot.get_or_init(|| (0..1 << block).map(|_| Size::default()).collect());
+        &sizes[rows - (1 << block)]
+    }
+
+    /// Every size with a run, smallest first; the larger ones last, as size 0.
+    fn iter(&self) -> impl Iterator<Item = (usize, &Size)> {
+        let exact = self.blocks.iter().enumerate().flat_map(|(block, slot)| {
+            let sizes = slot.get().map_or(&[][..], |sizes| sizes);
+            sizes.iter().enumerate().map(move |(at, size)| ((1 << block) + at, size))
+        });
+        exact.chain(std::iter::once((0, &self.larger))).filter(|(_, size)| size.runs.get() > 0)
+    }
+}
+
+/// One version's numbers added up over all threads.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    pub in_flight: u64,
+    pub queued: u64,
+    pub rows: u64,
+    pub request: Buckets,
+    pub queue: Buckets,
+    pub compute: Buckets,
+    pub batch_rows: Buckets,
+    /// By `Code as usize`.
+    pub failed: [u64; Code::ALL.len()],
+    pub statistics: Statistics,
+}
+
+impl Series {
+    pub fn read(&self) -> Reading {
+        let mut reading = Reading {
+            in_flight: level(self.lanes.sum(|lane| &lane.in_flight)),
+            queued: level(self.lanes.sum(|lane| &lane.queued)),
+            rows: self.lanes.sum(|lane| &lane.rows),
+            request: Buckets::new(&TIME_BOUNDS),
+            queue: Buckets::new(&TIME_BOUNDS),
+            compute: Buckets::new(&TIME_BOUNDS),
+            batch_rows: Buckets::new(&ROW_BOUNDS),
+            failed: std::array::from_fn(|code| self.lanes.sum(|lane| &lane.failed[code])),
+            statistics: Statistics::default(),
+        };
+        for lane in self.lanes.iter() {
+            lane.request.add_to(&mut reading.request);
+            lane.queue.add_to(&mut reading.queue);
+            lane.compute.add_to(&mut reading.compute);
+        }
+        reading.statistics = self.statistics(&reading);
+        self.read_sizes(&mut reading);
+        reading
+    }
+
+    fn statistics(&self, reading: &Reading) -> Statistics {
+        let answered = reading.request.count();
+        let sum =
+            |number: fn(&Lane) -> &Number| Tally { count: answered, nanos: self.lanes.sum(number) };
+        Statistics {
+            inference_count: reading.rows,
+            execution_count: reading.compute.count(),
+            last_inference: self.lanes.iter().map(|lane| lane.last_run.get()).max().unwrap_or(0),
+            success: Tally { count: answered, nanos: reading.request.sum },
+            fail: Tally {
+                count: reading.failed.iter().sum(),
+                nanos: self.lanes.sum(|lane| &lane.failed_time),
+            },
+            queue: Tally { count: answered, nanos: reading.queue.sum },
+            compute_input: sum(|lane| &lane.input),
+            compute_infer: sum(|lane| &lane.infer),
+            compute_output: sum(|lane| &lane.output),
+            batches: Vec::new(),
+        }
+    }
+
+    /// Fills the batch sizes of `reading` in: the histogram, and the statistics by exact size.
+    fn read_sizes(&self, reading: &mut Reading) {
+        let mut exact: std::collections::BTreeMap<usize, BatchStatistics> = Default::default();
+        for (rows, size) in self.lanes.iter().flat_map(|lane| lane.sizes.iter()) {
+            let runs = size.runs.get();
+            if rows == 0 {
+                // The larger ones: above every bound, by their own sum.
+                let last = reading.batch_rows.counts.len() - 1;
+                reading.batch_rows.counts[last] += runs;
+                reading.batch_rows.sum += size.rows.get();
+                continue;
+            }
+            reading.batch_rows.add(rows as u64, runs);
+            let entry = exact.entry(rows).or_default();
+            entry.batch_size = rows as u64;
+            for (tally, time) in [
+                (&mut entry.compute_input, &size.input),
+                (&mut entry.compute_infer, &size.infer),
+                (&mut entry.compute_output, &size.output),
+            ] {
+                tally.count += runs;
+                tally.nanos += time.get();
+            }
+        }
+        reading.statistics.batches = exact.into_values().collect();
+    }
+}
+
+/// A gauge read while its lanes change may come out below zero for a moment.
+fn level(sum: u64) -> u64 {
+    u64::try_from(sum as i64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats() -> VersionStats {
+        VersionStats::of(Arc::default())
+    }
+
+    const US: Duration = Duration::from_micros(1);
+
+    #[test]
+    fn tritons_statistics() {
+        let stats = stats();
+        let spans = Spans { total: 9 * US, queue: 2 * US, input: US, infer: 5 * US, output: US };
+        for _ in 0..3 {
+            stats.started();
+        }
+        stats.queued(2);
+        stats.queued(-1);
+        stats.executed(2, US, 5 * US, US);
+        stats.answered(1, spans);
+        stats.answered(1, spans);
+        let read = stats.0.read();
+        assert_eq!((read.in_flight, read.queued), (1, 1));
+        stats.failed(Code::DeadlineExceeded, 7 * US);
+
+        let snapshot = stats.snapshot();
+        assert_eq!((snapshot.inference_count, snapshot.execution_count), (2, 1));
+        assert_eq!(snapshot.success, Tally { count: 2, nanos: 18_000 });
+        assert_eq!(snapshot.fail, Tally { count: 1, nanos: 7_000 });
+        assert_eq!(snapshot.queue, Tally { count: 2, nanos: 4_000 });
+        assert_eq!(snapshot.compute_infer, Tally { count: 2, nanos: 10_000 });
+        assert!(snapshot.last_inference > 1_700_000_000_000);
+        let [batch] = snapshot.batches[..] else { panic!("{:?}", snapshot.batches) };
+        assert_eq!(batch.batch_size, 2);
+        assert_eq!(batch.compute_infer, Tally { count: 1, nanos: 5_000 });
+        let read = stats.0.read();
+        assert_eq!(read.in_flight, 0);
+        assert_eq!(read.failed[Code::DeadlineExceeded as usize], 1);
+    }
+
+    #[test]
+    fn every_batch_size_is_kept_apart() {
+        let stats = stats();
+        for rows in [1, 2, 3, 4, 64, 1023, 1024, 5000, 0] {
+            stats.executed(rows, US, US, US);
+        }
+        let sizes: Vec<(u64, u64)> = stats
+            .snapshot()
+            .batches
+            .iter()
+            .map(|b| (b.batch_size, b.compute_infer.count))
+            .collect();
+        assert_eq!(sizes, [(1, 2), (2, 1), (3, 1), (4, 1), (64, 1), (1023, 1)]);
+        let read = stats.0.read();
+        assert_eq!(read.batch_rows.count(), 9);
+        assert_eq!(read.batch_rows.sum, 2 + 2 + 3 + 4 + 64 + 1023 + 1024 + 5000);
+    }
+
+    #[test]
+    fn threads_add_up() {
+        let stats = stats();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        stats.started();
+                        stats.executed(4, US, US, US);
+                        stats.answered(4, Spans { total: 3 * US, ..Spans::default() });
+                    }
+                });
+            }
+        });
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.success, Tally { count: 2000, nanos: 6_000_000 });
+        assert_eq!(snapshot.inference_count, 8000);
+        assert_eq!(snapshot.batches[0].compute_input, Tally { count: 2000, nanos: 2_000_000 });
+    }
 }

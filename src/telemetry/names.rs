@@ -1,0 +1,228 @@
+//! Every metric there is: its name, kind, unit, labels and help. A metric that is not in this file is not exported.
+
+/// What a metric is to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; starts at zero with the process, or with the version it counts.
+    Counter,
+    Gauge,
+    /// Exported as `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the `# TYPE` line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric. `docs/metrics.md` has a row for each, compared with this file by a test.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// A base unit (`seconds`, `bytes`), or what is counted.
+    pub unit: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const VERSION: &[&str] = &["model", "version"];
+const LISTENER: &[&str] = &["listener"];
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, labels, help }
+}
+
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, labels, help }
+}
+
+const fn histogram(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, unit, labels: VERSION, help }
+}
+
+pub const REQUESTS: Metric = counter(
+    "onnxd_requests_total",
+    "requests",
+    &["model", "version", "code"],
+    "Requests that reached a version and ended, by code; code=\"ok\" was answered.",
+);
+pub const ROWS: Metric = counter(
+    "onnxd_inference_rows_total",
+    "rows",
+    VERSION,
+    "Rows of answered requests: 1 for a request of a model without a batch axis.",
+);
+pub const REQUEST_SECONDS: Metric = histogram(
+    "onnxd_request_seconds",
+    "seconds",
+    "Time of an answered request, from decoded until its answer was ready to encode.",
+);
+pub const QUEUE_SECONDS: Metric = histogram(
+    "onnxd_queue_seconds",
+    "seconds",
+    "Time an answered request waited before its batch began.",
+);
+pub const COMPUTE_SECONDS: Metric = histogram(
+    "onnxd_compute_seconds",
+    "seconds",
+    "Time of one run of the model over one batch: stacking, the session's run, splitting.",
+);
+pub const BATCH_ROWS: Metric =
+    histogram("onnxd_batch_rows", "rows", "Rows of one run of the model.");
+pub const IN_FLIGHT: Metric = gauge(
+    "onnxd_requests_in_flight",
+    "requests",
+    VERSION,
+    "Requests that came in and are neither answered nor failed.",
+);
+pub const QUEUED: Metric =
+    gauge("onnxd_requests_queued", "requests", VERSION, "Requests that wait for a run.");
+pub const MODEL_STATE: Metric = gauge(
+    "onnxd_model_state",
+    "state",
+    &["model", "version", "state"],
+    "1 for the state that the version is in; the other states have no series.",
+);
+pub const LOAD_SECONDS: Metric = gauge(
+    "onnxd_model_load_seconds",
+    "seconds",
+    VERSION,
+    "Time the version's last load took, from reading its files until it could serve.",
+);
+pub const REFUSED: Metric = counter(
+    "onnxd_requests_refused_total",
+    "requests",
+    &["code"],
+    "Requests that failed before they reached a version (malformed, too large, unknown model), by code.",
+);
+pub const CONNECTIONS: Metric = counter(
+    "onnxd_connections_total",
+    "connections",
+    LISTENER,
+    "Connections accepted since the start.",
+);
+pub const CONNECTIONS_OPEN: Metric =
+    gauge("onnxd_connections_open", "connections", LISTENER, "Connections open now.");
+pub const CONNECTIONS_REFUSED: Metric = counter(
+    "onnxd_connections_refused_total",
+    "connections",
+    LISTENER,
+    "Connections closed at once because as many as allowed were open.",
+);
+pub const LOG_DROPPED: Metric = counter(
+    "onnxd_log_lines_dropped_total",
+    "lines",
+    &[],
+    "Log lines dropped because standard error did not take them fast enough.",
+);
+pub const BUILD_INFO: Metric =
+    gauge("onnxd_build_info", "info", &["version"], "1, labelled with the version of onnxd.");
+pub const CPU_SECONDS: Metric = counter(
+    "process_cpu_seconds_total",
+    "seconds",
+    &[],
+    "Processor time of the process, user and system.",
+);
+pub const RESIDENT_BYTES: Metric =
+    gauge("process_resident_memory_bytes", "bytes", &[], "Resident memory of the process.");
+pub const VIRTUAL_BYTES: Metric =
+    gauge("process_virtual_memory_bytes", "bytes", &[], "Virtual memory of the process.");
+pub const OPEN_FDS: Metric =
+    gauge("process_open_fds", "descriptors", &[], "Open file descriptors of the process.");
+pub const MAX_FDS: Metric =
+    gauge("process_max_fds", "descriptors", &[], "File descriptors the process may open.");
+pub const THREADS: Metric =
+    gauge("process_threads", "threads", &[], "Operating system threads of the process.");
+pub const START_TIME: Metric = gauge(
+    "process_start_time_seconds",
+    "seconds",
+    &[],
+    "When the process started, in seconds since the Unix epoch.",
+);
+
+/// All of them, in the order of the page.
+pub const ALL: [&Metric; 23] = [
+    &REQUESTS,
+    &ROWS,
+    &REQUEST_SECONDS,
+    &QUEUE_SECONDS,
+    &COMPUTE_SECONDS,
+    &BATCH_ROWS,
+    &IN_FLIGHT,
+    &QUEUED,
+    &MODEL_STATE,
+    &LOAD_SECONDS,
+    &REFUSED,
+    &CONNECTIONS,
+    &CONNECTIONS_OPEN,
+    &CONNECTIONS_REFUSED,
+    &LOG_DROPPED,
+    &BUILD_INFO,
+    &CPU_SECONDS,
+    &RESIDENT_BYTES,
+    &VIRTUAL_BYTES,
+    &OPEN_FDS,
+    &MAX_FDS,
+    &THREADS,
+    &START_TIME,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        for metric in ALL {
+            let name = metric.name;
+            assert!(name.starts_with("onnxd_") || name.starts_with("process_"), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{name}");
+            if matches!(metric.unit, "seconds" | "bytes") {
+                assert!(name.trim_end_matches("_total").ends_with(metric.unit), "{name}");
+            }
+        }
+        let mut names: Vec<&str> = ALL.iter().map(|m| m.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+
+    /// `docs/metrics.md` has one row a metric: `| name | kind | unit | labels | help |`.
+    #[test]
+    fn the_document_says_the_same() {
+        let document = include_str!("../../docs/metrics.md");
+        let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+        let expected: Vec<String> = ALL
+            .iter()
+            .map(|m| {
+                let labels: Vec<String> = m.labels.iter().map(|l| format!("`{l}`")).collect();
+                let labels = if labels.is_empty() { "-".into() } else { labels.join(", ") };
+                format!("| `{}` | {} | {} | {labels} | {} |", m.name, m.kind.name(), m.unit, m.help)
+            })
+            .collect();
+        assert!(
+            rows == expected,
+            "the rows of docs/metrics.md should be:\n{}",
+            expected.join("\n")
+        );
+    }
+}

@@ -1,0 +1,367 @@
+//! The metrics page, in Prometheus' text format: written from the numbers at each scrape, nothing kept in between.
+
+use std::{
+    fmt::{Display, Write},
+    sync::atomic::Ordering,
+};
+
+use super::{
+    histogram::Buckets,
+    names::{self, Metric},
+    process::{self, Process},
+    registry::{self, Listener, ModelRow, Registry},
+    stats::Reading,
+};
+use crate::types::error::Code;
+
+/// The page's content type.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The page of this process.
+pub fn render() -> String {
+    page(registry::registry(), &process::read())
+}
+
+/// A version's name with something known about it.
+type Named<T> = ((String, String), T);
+
+fn page(registry: &Registry, process: &Process) -> String {
+    let mut page = Page::default();
+    let versions: Vec<Named<Reading>> =
+        registry.living().into_iter().map(|(name, series)| (name, series.read())).collect();
+    requests(&mut page, &versions);
+    histograms(&mut page, &versions);
+    gauges(&mut page, &versions);
+    models(&mut page, &registry.models());
+    server(&mut page, registry);
+    system(&mut page, process);
+    page.0
+}
+
+fn requests(page: &mut Page, versions: &[Named<Reading>]) {
+    page.family(&names::REQUESTS);
+    for ((model, version), reading) in versions {
+        let labels = |code| [("model", &**model), ("version", &**version), ("code", code)];
+        page.sample(names::REQUESTS.name, &labels("ok"), reading.request.count());
+        for code in Code::ALL {
+            // Only what happened: fourteen series a version, nearly all of them zero, would be most of the page.
+            let failed = reading.failed[code as usize];
+            if failed > 0 {
+                page.sample(names::REQUESTS.name, &labels(code.label()), failed);
+            }
+        }
+    }
+    per_version(page, &names::ROWS, versions, |reading| reading.rows);
+}
+
+fn gauges(page: &mut Page, versions: &[Named<Reading>]) {
+    per_version(page, &names::IN_FLIGHT, versions, |reading| reading.in_flight);
+    per_version(page, &names::QUEUED, versions, |reading| reading.queued);
+}
+
+fn per_version(
+    page: &mut Page,
+    metric: &Metric,
+    versions: &[Named<Reading>],
+    value: impl Fn(&Reading) -> u64,
+) {
+    page.family(metric);
+    for ((model, version), reading) in versions {
+        page.sample(metric.name, &[("model", model), ("version", version)], value(reading));
+    }
+}
+
+fn histograms(page: &mut Page, versions: &[Named<Reading>]) {
+    let of: [(&Metric, fn(&Reading) -> &Buckets, fn(u64) -> String); 4] = [
+        (&names::REQUEST_SECONDS, |reading| &reading.request, seconds),
+        (&names::QUEUE_SECONDS, |reading| &reading.queue, seconds),
+        (&names::COMPUTE_SECONDS, |reading| &reading.compute, seconds),
+        (&names::BATCH_ROWS, |reading| &reading.batch_rows, |rows| rows.to_string()),
+    ];
+    for (metric, buckets, text) in of {
+        page.family(metric);
+        for (name, reading) in versions {
+            page.histogram(metric.name, name, buckets(reading), text);
+        }
+    }
+}
+
+fn models(page: &mut Page, models: &[Named<ModelRow>]) {
+    page.family(&names::MODEL_STATE);
+    for ((model, version), row) in models.iter().filter(|(_, row)| !row.state.is_empty()) {
+        let labels = [("model", &**model), ("version", &**version), ("state", row.state)];
+        page.sample(names::MODEL_STATE.name, &labels, 1);
+    }
+    page.family(&names::LOAD_SECONDS);
+    for ((model, version), row) in models {
+        if let Some(took) = row.load_time {
+            let labels = [("model", &**model), ("version", &**version)];
+            page.sample(names::LOAD_SECONDS.name, &labels, took.as_secs_f64());
+        }
+    }
+}
+
+fn server(page: &mut Page, registry: &Registry) {
+    page.family(&names::REFUSED);
+    for code in Code::ALL {
+        page.sample(names::REFUSED.name, &[("code", code.label())], registry.refused_total(code));
+    }
+    for metric in [&names::CONNECTIONS, &names::CONNECTIONS_OPEN, &names::CONNECTIONS_REFUSED] {
+        page.family(metric);
+        for listener in Listener::ALL {
+            let connections = registry.connections(listener);
+            let number = match metric.name {
+                name if name == names::CONNECTIONS.name => &connections.accepted,
+                name if name == names::CONNECTIONS_OPEN.name => &connections.open,
+                _ => &connections.refused,
+            };
+            let labels = [("listener", listener.label())];
+            page.sample(metric.name, &labels, number.load(Ordering::Relaxed));
+        }
+    }
+    page.family(&names::LOG_DROPPED);
+    page.sample(names::LOG_DROPPED.name, &[], registry.log_dropped_total());
+    page.family(&names::BUILD_INFO);
+    page.sample(names::BUILD_INFO.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn system(page: &mut Page, process: &Process) {
+    page.single(&names::CPU_SECONDS, process.cpu_seconds);
+    page.single(&names::RESIDENT_BYTES, process.resident_bytes);
+    page.single(&names::VIRTUAL_BYTES, process.virtual_bytes);
+    page.single(&names::OPEN_FDS, process.open_fds);
+    page.single(&names::MAX_FDS, process.max_fds);
+    page.single(&names::THREADS, process.threads);
+    page.single(&names::START_TIME, process.start_time);
+}
+
+/// The text as it grows. Writing to a `String` cannot fail, so its results are let go.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// The two lines that open a metric; once each, before its samples.
+    fn family(&mut self, metric: &Metric) {
+        let _ = writeln!(self.0, "# HELP {} {}", metric.name, metric.help);
+        let _ = writeln!(self.0, "# TYPE {} {}", metric.name, metric.kind.name());
+    }
+
+    fn single(&mut self, metric: &Metric, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.family(metric);
+            self.sample(metric.name, &[], value);
+        }
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (at, (label, value)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"", if at == 0 { '{' } else { ',' });
+            escape(value, &mut self.0);
+            self.0.push('"');
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        (model, version): &(String, String),
+        buckets: &Buckets,
+        text: fn(u64) -> String,
+    ) {
+        let bucket = format!("{name}_bucket");
+        let bounds = buckets.bounds.iter().map(|bound| text(*bound));
+        let bounds = bounds.chain(std::iter::once("+Inf".to_owned()));
+        let mut cumulative = 0;
+        for (le, count) in bounds.zip(&buckets.counts) {
+            cumulative += count;
+            self.sample(
+                &bucket,
+                &[("model", model), ("version", version), ("le", &le)],
+                cumulative,
+            );
+        }
+        let labels: [(&str, &str); 2] = [("model", model), ("version", version)];
+        self.sample(&format!("{name}_sum"), &labels, text(buckets.sum));
+        self.sample(&format!("{name}_count"), &labels, cumulative);
+    }
+}
+
+/// Nanoseconds as seconds, without an exponent or rounding noise.
+fn seconds(nanos: u64) -> String {
+    let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A label's value as the format wants it.
+fn escape(value: &str, out: &mut String) {
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::telemetry::{
+        names::Kind,
+        stats::{Spans, VersionStats},
+    };
+
+    type Labels = BTreeMap<String, String>;
+
+    /// One sample line: name, labels, value. Fails on anything the format does not allow.
+    fn parse(line: &str) -> (String, Labels, f64) {
+        let end = line.find(['{', ' ']).expect("a name ends");
+        let (name, mut rest) = line.split_at(end);
+        let mut labels = Labels::new();
+        if let Some(inside) = rest.strip_prefix('{') {
+            rest = inside;
+            while !rest.starts_with('}') {
+                let (label, value) = rest.split_once("=\"").expect("a label has a value");
+                let mut text = String::new();
+                let mut chars = value.char_indices();
+                let close = loop {
+                    match chars.next().expect("a value is closed") {
+                        (at, '"') => break at,
+                        (_, '\\') => match chars.next().expect("an escape goes on").1 {
+                            'n' => text.push('\n'),
+                            c @ ('"' | '\\') => text.push(c),
+                            c => panic!("no such escape: {c}"),
+                        },
+                        (_, c) => text.push(c),
+                    }
+                };
+                assert!(labels.insert(label.to_owned(), text).is_none(), "{line}");
+                rest = value[close + 1..].trim_start_matches(',');
+            }
+            rest = &rest[1..];
+        }
+        (name.to_owned(), labels, rest.trim().parse().expect("a number"))
+    }
+
+    /// The page's samples by family; checks HELP and TYPE (once, together, first) and that no series comes twice.
+    fn families(page: &str) -> BTreeMap<String, Vec<(String, Labels, f64)>> {
+        let mut families = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        let mut current = (String::new(), String::new());
+        for line in page.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                current.0 = help.split(' ').next().expect("a name").to_owned();
+                assert!(families.insert(current.0.clone(), Vec::new()).is_none(), "twice: {line}");
+                continue;
+            }
+            if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect("name and kind");
+                assert_eq!(name, current.0);
+                current.1 = kind.to_owned();
+                continue;
+            }
+            assert!(seen.insert(line.rsplit_once(' ').expect("a value").0.to_owned()), "{line}");
+            let sample = parse(line);
+            let suffixes: &[&str] =
+                if current.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.iter().any(|s| format!("{}{s}", current.0) == sample.0), "{line}");
+            families.get_mut(&current.0).expect("HELP came first").push(sample);
+        }
+        families
+    }
+
+    fn filled() -> &'static Registry {
+        let registry: &'static Registry = Box::leak(Box::default());
+        let series = registry.version("a \"b\"\\", "1");
+        let stats = VersionStats::of(series.clone());
+        for micros in [3, 40, 70_000_000] {
+            let time = Duration::from_micros(micros);
+            stats.started();
+            stats.executed(2, Duration::ZERO, time, Duration::ZERO);
+            stats.answered(2, Spans { total: time, ..Spans::default() });
+        }
+        stats.started();
+        stats.failed(Code::Overloaded, Duration::ZERO);
+        std::mem::drop(stats);
+        Box::leak(Box::new(series));
+        registry.set_model_state("a", "1", "ready");
+        registry.set_load_time("a", "1", Duration::from_millis(1500));
+        registry.refused(Code::NotFound);
+        std::mem::drop(registry.connection(Listener::Grpc));
+        registry.log_dropped(4);
+        registry
+    }
+
+    #[test]
+    fn the_page_is_well_formed_and_complete() {
+        let text = page(filled(), &process::read());
+        assert!(text.ends_with('\n'));
+        let families = families(&text);
+        let names: BTreeSet<&str> = families.keys().map(String::as_str).collect();
+        if cfg!(target_os = "linux") {
+            assert_eq!(names, names::ALL.iter().map(|m| m.name).collect());
+        }
+        for metric in names::ALL {
+            let mut labels: BTreeSet<&str> = metric.labels.iter().copied().collect();
+            for (name, found, value) in &families[metric.name] {
+                if name.ends_with("_bucket") && metric.kind == Kind::Histogram {
+                    labels.insert("le");
+                } else {
+                    labels.remove("le");
+                }
+                assert_eq!(found.keys().map(String::as_str).collect::<BTreeSet<_>>(), labels);
+                assert!(*value >= 0.0 && value.is_finite(), "{name}");
+            }
+            assert!(!families[metric.name].is_empty(), "{} has no sample", metric.name);
+        }
+    }
+
+    #[test]
+    fn histograms_are_cumulative_and_end_at_infinity() {
+        let families = families(&page(filled(), &Process::default()));
+        for (metric, count, sum) in [
+            (&names::REQUEST_SECONDS, 3.0, 70.000_043),
+            (&names::COMPUTE_SECONDS, 3.0, 70.000_043),
+            (&names::BATCH_ROWS, 3.0, 6.0),
+        ] {
+            let samples = &families[metric.name];
+            let buckets: Vec<(f64, f64)> = samples
+                .iter()
+                .filter(|(name, ..)| name.ends_with("_bucket"))
+                .map(|(_, labels, value)| (labels["le"].parse().expect("a bound"), *value))
+                .collect();
+            assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{buckets:?}");
+            assert_eq!(buckets.last(), Some(&(f64::INFINITY, count)));
+            let value = |suffix| {
+                samples.iter().find(|(name, ..)| name.ends_with(suffix)).expect("one each").2
+            };
+            assert_eq!((value("_sum"), value("_count")), (sum, count));
+            assert_eq!(samples[0].1["model"], "a \"b\"\\");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_apart_by_code() {
+        let families = families(&page(filled(), &Process::default()));
+        let by_code: Vec<(&str, f64)> = families[names::REQUESTS.name]
+            .iter()
+            .map(|(_, labels, value)| (labels["code"].as_str(), *value))
+            .collect();
+        assert_eq!(by_code, [("ok", 3.0), ("overloaded", 1.0)]);
+    }
+
+    #[test]
+    fn seconds_are_plain_decimals() {
+        assert_eq!(seconds(2_500), "0.0000025");
+        assert_eq!(seconds(60_000_000_000), "60");
+        assert_eq!(seconds(0), "0");
+    }
+}

@@ -1,0 +1,192 @@
+//! Where the numbers are: every version's, and those of the server as a whole.
+//!
+//! Why process-wide: a version's statistics and a connection's count are bound deep inside rooms that know nothing of
+//! each other, and a process has one metrics page. Nothing but that page reads it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, LazyLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::stats::Series;
+use crate::types::error::Code;
+
+/// The registry of this process.
+pub fn registry() -> &'static Registry {
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::default);
+    &REGISTRY
+}
+
+/// Which port a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    Http,
+    Grpc,
+    Operator,
+}
+
+impl Listener {
+    pub const ALL: [Listener; 3] = [Listener::Http, Listener::Grpc, Listener::Operator];
+
+    /// The value of the `listener` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Listener::Http => "http",
+            Listener::Grpc => "grpc",
+            Listener::Operator => "operator",
+        }
+    }
+}
+
+/// All numbers but those of the process itself. One a process; tests make their own.
+#[derive(Default)]
+pub struct Registry {
+    /// By model and version. A version that is gone leaves its entry, which the next scrape sweeps.
+    versions: Mutex<BTreeMap<(String, String), Weak<Series>>>,
+    models: Mutex<BTreeMap<(String, String), ModelRow>>,
+    connections: [Connections; Listener::ALL.len()],
+    /// By `Code as usize`.
+    refused: [AtomicU64; Code::ALL.len()],
+    log_dropped: AtomicU64,
+}
+
+/// What is known of a version whether or not it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ModelRow {
+    pub state: &'static str,
+    pub load_time: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub struct Connections {
+    pub accepted: AtomicU64,
+    pub open: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+/// Counts a connection as open while it lives.
+pub struct OpenConnection(&'static Connections);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Registry {
+    /// The series of a version: the living one of that name, else a new one.
+    pub fn version(&self, model: &str, version: &str) -> Arc<Series> {
+        let mut versions = self.versions.lock();
+        let slot = versions.entry((model.to_owned(), version.to_owned())).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let series = Arc::default();
+            *slot = Arc::downgrade(&series);
+            series
+        })
+    }
+
+    /// The version is in this state from now on (`loading`, `warming`, `ready`, `draining`, `unloaded`, `failed`).
+    pub fn set_model_state(&self, model: &str, version: &str, state: &'static str) {
+        self.models.lock().entry((model.to_owned(), version.to_owned())).or_default().state = state;
+    }
+
+    /// The version's load took so long, whether or not it succeeded.
+    pub fn set_load_time(&self, model: &str, version: &str, took: Duration) {
+        let mut models = self.models.lock();
+        models.entry((model.to_owned(), version.to_owned())).or_default().load_time = Some(took);
+    }
+
+    /// The version is no longer in the repository: its state and load time leave the page. (Its counters leave by
+    /// themselves, with the last `VersionStats`.)
+    pub fn forget(&self, model: &str, version: &str) {
+        self.models.lock().remove(&(model.to_owned(), version.to_owned()));
+    }
+
+    /// A connection was accepted; it counts as open until the result is dropped.
+    pub fn connection(&'static self, listener: Listener) -> OpenConnection {
+        let connections = &self.connections[listener as usize];
+        connections.accepted.fetch_add(1, Ordering::Relaxed);
+        connections.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(connections)
+    }
+
+    /// A connection was closed at once, since as many as allowed are open.
+    pub fn connection_refused(&self, listener: Listener) {
+        self.connections[listener as usize].refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request failed before it reached a version.
+    pub fn refused(&self, code: Code) {
+        self.refused[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn log_dropped(&self, lines: u64) {
+        self.log_dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Log lines dropped so far.
+    pub fn log_dropped_total(&self) -> u64 {
+        self.log_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Requests refused so far with this code.
+    pub fn refused_total(&self, code: Code) -> u64 {
+        self.refused[code as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn connections(&self, listener: Listener) -> &Connections {
+        &self.connections[listener as usize]
+    }
+
+    /// The living versions by model and version; forgets those that are gone.
+    pub fn living(&self) -> Vec<((String, String), Arc<Series>)> {
+        let mut living = Vec::new();
+        self.versions.lock().retain(|name, series| match series.upgrade() {
+            Some(series) => {
+                living.push((name.clone(), series));
+                true
+            }
+            None => false,
+        });
+        living
+    }
+
+    pub fn models(&self) -> Vec<((String, String), ModelRow)> {
+        self.models.lock().iter().map(|(name, row)| (name.clone(), *row)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_goes_on_counting_and_an_unload_forgets() {
+        let registry = Registry::default();
+        let first = registry.version("m", "1");
+        let again = registry.version("m", "1");
+        assert!(Arc::ptr_eq(&first, &again));
+        assert_eq!(registry.living().len(), 1);
+        drop((first, again));
+        assert!(registry.living().is_empty());
+        assert!(registry.versions.lock().is_empty());
+    }
+
+    #[test]
+    fn models_have_one_row_each() {
+        let registry = Registry::default();
+        registry.set_model_state("m", "1", "loading");
+        registry.set_load_time("m", "1", Duration::from_secs(2));
+        registry.set_model_state("m", "1", "ready");
+        let row = ModelRow { state: "ready", load_time: Some(Duration::from_secs(2)) };
+        assert_eq!(registry.models(), [(("m".into(), "1".into()), row)]);
+        registry.forget("m", "1");
+        assert!(registry.models().is_empty());
+    }
+}
