@@ -69,6 +69,7 @@ impl Manager {
     /// Lists the repository, publishes every model as loading and starts to load. The error is one that should end the
     /// start: no repository, or a model to load that it does not have.
     pub fn start(options: &Options, deps: Deps) -> Result<Manager, String> {
+        options.check()?;
         let repository = Arc::new(Repository::scan(&options.models)?);
         let entries = entries(&repository, options)?;
         let table: SharedTable = Arc::new(ArcSwap::default());
@@ -219,8 +220,10 @@ impl Keeper {
                     Err(_) => return,
                 },
                 recv(wait) -> _ => {}
-                recv(stopped) -> _ => {
-                    self.table.store(Arc::default());
+                recv(stopped) -> told => {
+                    if told.is_ok() {
+                        self.table.store(Arc::default());
+                    }
                     return;
                 }
             }

@@ -9,7 +9,10 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{batcher::options::BatchOptions, runtime::options::SessionOptions};
+use crate::{
+    batcher::options::BatchOptions,
+    runtime::options::{BackendChoice, Provider, SessionOptions},
+};
 
 /// `repository:` of the server's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +42,13 @@ impl Default for Options {
             load_threads: 0,
             defaults: Defaults::default(),
         }
+    }
+}
+
+impl Options {
+    /// What is wrong with these options, if anything; for use before a port is bound.
+    pub fn check(&self) -> Result<(), String> {
+        ModelOptions::from(&self.defaults).check().map_err(|e| format!("defaults: {e}"))
     }
 }
 
@@ -150,16 +160,6 @@ impl Default for Defaults {
             warmup: true,
         }
     }
-}
-
-/// Which runtime opens a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendChoice {
-    #[default]
-    Auto,
-    Ort,
-    Tract,
 }
 
 /// Whether the first axis of a model's tensors counts as the batch.
@@ -372,7 +372,13 @@ impl ModelOptions {
                 return Err(format!("batching.{key}: expected at least 1, not 0"));
             }
         }
-        Ok(())
+        self.session.check().map_err(|e| format!("session: {e}"))?;
+        match self.session.providers.iter().find(|p| p.name != Provider::Cpu) {
+            Some(p) if self.backend == BackendChoice::Tract => {
+                Err(format!("session: provider {} needs backend ort, not tract", p.name))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
