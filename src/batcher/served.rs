@@ -146,13 +146,13 @@ impl Served {
     /// Queues one request, or runs it in this thread's turn. The answer comes through the `Awaited`; an error means that
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
-        let (replier, awaited) = reply::pair();
+        let (replier, mut awaited) = reply::pair();
         let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
         let item = Job { served: self.clone(), inputs, replier };
         let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         if self.in_turn() && waiting.rows <= self.turn_rows {
             match turn::gather(waiting) {
-                Ok(()) => return Ok(awaited),
+                Ok(()) => awaited.gathered = true,
                 Err(back) => self.pool.push(back, now)?,
             }
         } else {
