@@ -1,1 +1,11 @@
-fn main() {}
+//! The program: sets what must be set before any thread, then runs the command line.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    onnxd::runtime::ort::disable_telemetry();
+    onnxd::cli::run(std::env::args_os())
+}

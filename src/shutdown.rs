@@ -1,1 +1,74 @@
-//! Signals to token: who asks the server to stop, and how far the stop has come.
+//! Who asks the server to stop, and how everybody hears of it.
+
+use tokio::sync::watch;
+
+/// How far the stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// No longer ready; connections are still accepted, for load balancers that have not heard yet.
+    Unready,
+    /// Nothing new: listeners close, connections end after what they are answering.
+    Draining,
+    /// Out of patience: what is still open is cut.
+    Cut,
+}
+
+/// Announces the phases. One per process.
+pub struct Announcer(watch::Sender<Phase>);
+
+/// Hears of the phases; a clone is cheap.
+#[derive(Clone)]
+pub struct Listener(watch::Receiver<Phase>);
+
+/// The two ends.
+pub fn channel() -> (Announcer, Listener) {
+    let (sender, receiver) = watch::channel(Phase::Serving);
+    (Announcer(sender), Listener(receiver))
+}
+
+impl Announcer {
+    /// Moves on to `phase`; never back.
+    pub fn announce(&self, phase: Phase) {
+        self.0.send_if_modified(|now| {
+            let later = phase > *now;
+            *now = (*now).max(phase);
+            later
+        });
+    }
+}
+
+impl Listener {
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Waits until `phase` or a later one; at once where it has come, or where nobody is left to announce it.
+    pub async fn reached(&mut self, phase: Phase) {
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT; the name of the signal is for the log.
+pub async fn asked() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_only_go_forward() {
+        let (announcer, listener) = channel();
+        announcer.announce(Phase::Draining);
+        announcer.announce(Phase::Unready);
+        assert_eq!(listener.phase(), Phase::Draining);
+    }
+}

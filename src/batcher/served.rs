@@ -1,10 +1,28 @@
-//! A version as the batcher sees it: sessions, options, learned cost.
+//! A version as the batcher sees it: sessions, options, learned cost, and the lane it runs in.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
+use smallvec::SmallVec;
+
+use super::{
+    cost::CostModel,
+    mode::{Choice, Execution},
+    options::BatchOptions,
+    pool::Pool,
+    queue::{Abandoned, QueueId, Waiting},
+    reply::{self, Awaited, Replier},
+    turn,
+};
 use crate::{
     runtime::session::Session,
-    types::model::Signature,
+    telemetry::stats::VersionStats,
+    types::{error::Error, model::Signature, tensor::Tensor, time::Tick},
 };
 
 /// The sessions of one version: one shared by all, and, for small models, one for each thread that runs models (a shared
@@ -34,5 +52,138 @@ impl Sessions {
 
     pub fn signature(&self) -> &Arc<Signature> {
         self.shared.signature()
+    }
+}
+
+/// The inputs of one request, in the order of the signature; `None` for an optional one left out.
+pub type JobInputs = SmallVec<[Option<Tensor>; 2]>;
+
+/// What the engine hands over: inputs that fit the signature.
+pub struct Request {
+    pub inputs: JobInputs,
+    /// Length of the batch axis; 1 for a model without one.
+    pub rows: usize,
+    /// Bytes of all inputs.
+    pub bytes: usize,
+    /// Requests of equal buckets have equal shapes beyond the batch axis.
+    pub bucket: u64,
+    pub deadline: Option<Tick>,
+    /// 0: as everybody; more runs earlier.
+    pub priority: u8,
+}
+
+/// One request on its way through the batcher. It keeps its version alive: drain is ownership.
+pub struct Job {
+    pub served: Arc<Served>,
+    pub inputs: JobInputs,
+    pub replier: Replier,
+}
+
+impl Abandoned for Job {
+    fn abandoned(&self) -> bool {
+        self.replier.abandoned()
+    }
+}
+
+/// What `Served::new` needs.
+pub struct ServedParts {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub sessions: Sessions,
+    pub signature: Arc<Signature>,
+    pub choice: Choice,
+    pub options: BatchOptions,
+    pub cost: Arc<CostModel>,
+    pub stats: Arc<VersionStats>,
+    pub pool: Arc<Pool>,
+}
+
+/// One version, as the batcher runs it.
+pub struct Served {
+    pub id: QueueId,
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub sessions: Sessions,
+    pub signature: Arc<Signature>,
+    pub options: BatchOptions,
+    pub cost: Arc<CostModel>,
+    pub stats: Arc<VersionStats>,
+    /// Rows that the turn may run at once.
+    pub turn_rows: usize,
+    /// Requests of one bucket may share a run.
+    pub gather: bool,
+    pool: Arc<Pool>,
+    turn: AtomicBool,
+    overruns: AtomicU32,
+}
+
+impl Served {
+    /// Registers the version with the executors; dropping the last `Arc` takes it out.
+    pub fn new(parts: ServedParts) -> Arc<Served> {
+        let Choice { execution, gather, turn_rows, .. } = parts.choice;
+        Arc::new(Served {
+            id: parts.pool.register(&parts.options, gather, &parts.cost),
+            model: parts.model,
+            version: parts.version,
+            sessions: parts.sessions,
+            signature: parts.signature,
+            options: parts.options,
+            cost: parts.cost,
+            stats: parts.stats,
+            turn_rows,
+            gather,
+            pool: parts.pool,
+            turn: AtomicBool::new(execution == Execution::Turn),
+            overruns: AtomicU32::new(0),
+        })
+    }
+
+    /// Whether requests run on the network thread that reads them.
+    pub fn in_turn(&self) -> bool {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Queues one request, or runs it in this thread's turn. The answer comes through the `Awaited`; an error means that
+    /// the request was refused at once.
+    pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
+        let (replier, mut awaited) = reply::pair();
+        let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
+        let item = Job { served: self.clone(), inputs, replier };
+        let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
+        if self.in_turn() && waiting.rows <= self.turn_rows {
+            match turn::gather(waiting) {
+                Ok(()) => awaited.gathered = true,
+                Err(back) => self.pool.push(back, now)?,
+            }
+        } else {
+            self.pool.push(waiting, now)?;
+        }
+        Ok(awaited)
+    }
+
+    /// A run in the turn took `took` for `rows` rows: what cannot keep within the turn's bound leaves it for good.
+    pub fn ran_in_turn(&self, rows: usize, took: Duration, bound: Duration) {
+        if took <= bound {
+            if self.overruns.load(Ordering::Relaxed) != 0 {
+                self.overruns.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        // Why two in a row: wall time on a shared machine includes other people's; a model that is too slow is too slow
+        // again the next time, a stolen time slice is not.
+        if self.overruns.fetch_add(1, Ordering::Relaxed) + 1 >= 2 && self.in_turn() {
+            self.turn.store(false, Ordering::Relaxed);
+            tracing::warn!(
+                model = &*self.model, version = &*self.version, rows,
+                took_us = took.as_micros() as u64, bound_us = bound.as_micros() as u64,
+                "a run in the turn took longer than the turn allows: the version moves to the executors"
+            );
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.pool.remove(self.id);
     }
 }

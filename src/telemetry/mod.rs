@@ -1,5 +1,6 @@
 //! Logs and metrics: every metric's name, unit, labels and help stand in `names.rs`.
 
+pub mod clock;
 pub mod histogram;
 pub mod lanes;
 pub mod logs;

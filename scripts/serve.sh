@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Builds onnxd and serves the example models; further arguments go to `onnxd serve`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/fetch-onnxruntime.sh || echo "serve.sh: ONNX Runtime could not be fetched: models are served on tract" >&2
+cargo build --release --locked --workspace
+exec "${CARGO_TARGET_DIR:-target}/release/onnxd" serve --models models "$@"

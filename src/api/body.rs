@@ -1,0 +1,140 @@
+//! Bodies: a request's read whole within the limits, a response's written from the chunks that the codecs give.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use crate::{
+    serving::admission::Charge,
+    types::error::{Code, Error},
+};
+
+/// What a request's body is held to.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes of one body.
+    pub max_bytes: usize,
+    /// From its head until its last byte.
+    pub timeout: Duration,
+}
+
+/// The pieces of an answer, in the order in which they are written.
+pub type Chunks = SmallVec<[Bytes; 4]>;
+
+/// The body of a response: chunks (and gRPC's trailers) of the fast lane, or whatever a router answered.
+pub enum Body {
+    Chunks { chunks: smallvec::IntoIter<[Bytes; 4]>, left: u64, trailers: Option<HeaderMap> },
+    Routed(axum::body::Body),
+}
+
+impl Body {
+    pub fn chunks(chunks: Chunks, trailers: Option<HeaderMap>) -> Body {
+        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Body::Chunks { chunks: chunks.into_iter(), left, trailers }
+    }
+
+    pub fn whole(bytes: impl Into<Bytes>) -> Body {
+        Body::chunks(SmallVec::from_iter([bytes.into()]), None)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.get_mut() {
+            Body::Routed(body) => Pin::new(body).poll_frame(cx),
+            Body::Chunks { chunks, left, trailers } => Poll::Ready(match chunks.next() {
+                Some(chunk) => {
+                    *left -= chunk.len() as u64;
+                    Some(Ok(Frame::data(chunk)))
+                }
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Routed(body) => body.is_end_stream(),
+            Body::Chunks { left, trailers, .. } => *left == 0 && trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Routed(body) => body.size_hint(),
+            Body::Chunks { left, .. } => SizeHint::with_exact(*left),
+        }
+    }
+}
+
+/// Reads a body whole. What it holds is charged as it arrives; a declared length reserves nothing.
+pub async fn read(body: Incoming, limits: BodyLimits, charge: &mut Charge) -> Result<Bytes, Error> {
+    if body.size_hint().lower() > limits.max_bytes as u64 {
+        return Err(too_large(limits.max_bytes));
+    }
+    match tokio::time::timeout(limits.timeout, collect(body, limits.max_bytes, charge)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let seconds = limits.timeout.as_secs_f32();
+            let late = format!("the body did not arrive within {seconds} s");
+            Err(Error::new(Code::DeadlineExceeded, late))
+        }
+    }
+}
+
+async fn collect(mut body: Incoming, max: usize, charge: &mut Charge) -> Result<Bytes, Error> {
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    let mut read = 0usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::new(Code::Cancelled, "the body was cut off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        read = read.saturating_add(data.len());
+        if read > max {
+            return Err(too_large(max));
+        }
+        charge.grow(data.len())?;
+        match &mut rest {
+            Some(buffer) => extend(buffer, &data, body.size_hint().lower()),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut buffer = BytesMut::from(&*first);
+                extend(&mut buffer, &data, body.size_hint().lower());
+                rest = Some(buffer);
+            }
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+/// Appends, growing by what is known to come, but at most fourfold: memory follows what arrived, not what was declared.
+fn extend(buffer: &mut BytesMut, data: &[u8], remaining: u64) {
+    if buffer.capacity() - buffer.len() < data.len() {
+        let have = buffer.len() + data.len();
+        let more = usize::try_from(remaining).unwrap_or(usize::MAX).clamp(have, have * 3);
+        buffer.reserve(data.len() + more);
+    }
+    buffer.extend_from_slice(data);
+}
+
+fn too_large(max: usize) -> Error {
+    Error::new(Code::TooLarge, format!("the body is larger than the limit of {max} bytes"))
+}

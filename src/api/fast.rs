@@ -1,0 +1,295 @@
+//! The fast lane: the infer routes of both protocols, answered directly on hyper; everything else goes to the routers.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tower::ServiceExt;
+
+use super::{
+    body::{self, Body, BodyLimits},
+    errors, grpc,
+};
+use crate::{
+    serving::engine::Engine,
+    telemetry::clock::now,
+    types::{
+        error::{Code, Error},
+        request::InferResponse,
+        text::Text,
+        time::Tick,
+    },
+    wire,
+};
+
+const GRPC_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const HEADER_LENGTH: &str = "inference-header-content-length";
+const TIMEOUT: &str = "x-request-timeout-ms";
+
+/// What every connection of the data ports shares.
+pub struct Front {
+    pub engine: Arc<Engine>,
+    /// Every other route of both protocols.
+    pub router: axum::Router,
+    pub limits: BodyLimits,
+}
+
+/// Answers one request, whatever it asks for.
+pub async fn answer(
+    front: Arc<Front>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let received = now();
+    if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
+        return Ok(grpc_infer(&front, request, received).await);
+    }
+    if let Some(target) = infer_target(request.uri().path()) {
+        if request.method() == Method::POST {
+            let result = match target {
+                Ok(target) => http_infer(&front, request, target, received).await,
+                Err(error) => Err(error),
+            };
+            return Ok(result.unwrap_or_else(|error| http_error(&error)));
+        }
+    }
+    let max = front.limits.max_bytes;
+    let request = request.map(|body| {
+        axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
+    });
+    // Boxed so that the fast lane's future does not carry the routers'.
+    let response = Box::pin(front.router.clone().oneshot(request)).await?;
+    Ok(response.map(Body::Routed))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
+}
+
+// ---- gRPC
+
+async fn grpc_infer(front: &Front, request: Request<Incoming>, received: Tick) -> Response<Body> {
+    match grpc_answer(front, request, received).await {
+        Ok(response) => {
+            let mut head = BytesMut::new();
+            let chunks = wire::grpc::encode_response(&response, &mut head);
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            grpc_head(Body::chunks(chunks, Some(trailers)))
+        }
+        Err(error) => grpc_error(&error),
+    }
+}
+
+async fn grpc_answer(
+    front: &Front,
+    request: Request<Incoming>,
+    received: Tick,
+) -> Result<InferResponse, Error> {
+    let timeout = request.headers().get("grpc-timeout");
+    let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
+    let mut charge = front.engine.budget.charge();
+    let framed = body::read(request.into_body(), front.limits, &mut charge).await?;
+    let message = grpc_message(&framed)?;
+    let request = wire::grpc::decode_request(&message)?;
+    drop((framed, message));
+    front.engine.infer(request, received, timeout).await
+}
+
+/// The one message of a unary call: a flag byte, a length, the message.
+fn grpc_message(framed: &Bytes) -> Result<Bytes, Error> {
+    let Some((&[flag, a, b, c, d], rest)) = framed.split_first_chunk::<5>() else {
+        let got = framed.len();
+        return Err(Error::invalid(format!("a gRPC message begins with 5 bytes, got {got}")));
+    };
+    if flag != 0 {
+        return Err(Error::new(
+            Code::Unimplemented,
+            "compressed messages are not supported: send with the identity encoding",
+        ));
+    }
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length != rest.len() {
+        return Err(Error::invalid(format!(
+            "the gRPC message says {length} bytes, the call carries {}",
+            rest.len()
+        )));
+    }
+    Ok(framed.slice(5..))
+}
+
+fn grpc_head(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A trailers-only answer: the status in the head of a response without a body.
+fn grpc_error(error: &Error) -> Response<Body> {
+    errors::grpc_status(error).into_http()
+}
+
+// ---- HTTP
+
+/// The model and version of a path that is an infer route, percent-decoded.
+struct Target {
+    model: Text,
+    version: Text,
+}
+
+/// `/v2/models/M[/versions/V]/infer`; `None` where the path is something else.
+fn infer_target(path: &str) -> Option<Result<Target, Error>> {
+    let middle = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+    let (model, version) = match middle.split_once('/') {
+        None => (middle, ""),
+        Some((model, rest)) => (model, rest.strip_prefix("versions/")?),
+    };
+    if version.contains('/') || (version.is_empty() && middle.contains('/')) {
+        return None;
+    }
+    let decoded = super::path::decode(model).and_then(|model| {
+        let version = super::path::decode(version)?;
+        Ok(Target { model, version })
+    });
+    Some(decoded)
+}
+
+async fn http_infer(
+    front: &Front,
+    request: Request<Incoming>,
+    target: Target,
+    received: Tick,
+) -> Result<Response<Body>, Error> {
+    let (parts, body) = request.into_parts();
+    let form = Form::of(&parts.headers)?;
+    let mut charge = front.engine.budget.charge();
+    let bytes = body::read(body, front.limits, &mut charge).await?;
+    let mut request = match form.json_length {
+        None => wire::json::decode_request(&bytes)?,
+        Some(length) => wire::binary::decode_request(&bytes, length)?,
+    };
+    drop(bytes);
+    request.model = target.model;
+    request.version = target.version;
+    let response = front.engine.infer(request, received, form.timeout).await?;
+    http_answer(&response)
+}
+
+/// What the headers say about how to read the request.
+struct Form {
+    json_length: Option<usize>,
+    timeout: Option<Duration>,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Result<Form, Error> {
+        if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
+            if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
+                return Err(Error::new(
+                    Code::UnsupportedMedia,
+                    "this content-encoding is not supported: send the body as it is",
+                ));
+            }
+        }
+        if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+            accepted(kind)?;
+        }
+        let json_length = number(headers, HEADER_LENGTH, "bytes of JSON")?;
+        let timeout = number(headers, TIMEOUT, "milliseconds")?;
+        Ok(Form {
+            json_length: json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            timeout: timeout.filter(|&ms| ms > 0).map(Duration::from_millis),
+        })
+    }
+}
+
+/// The body decides what it is; a type that says it is something else altogether is refused.
+fn accepted(kind: &HeaderValue) -> Result<(), Error> {
+    const KINDS: [&str; 4] = [
+        "application/json",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "application/vnd.sagemaker-triton.binary+json",
+    ];
+    let text = kind.to_str().unwrap_or("");
+    let essence = text.split(';').next().unwrap_or("").trim();
+    if KINDS.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::UnsupportedMedia,
+        "the content-type is none of application/json and application/octet-stream",
+    ))
+}
+
+fn number(headers: &HeaderMap, name: &str, what: &str) -> Result<Option<u64>, Error> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("");
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(Some(number)),
+        _ => Err(Error::invalid(format!("header {name} is no number of {what}"))),
+    }
+}
+
+fn http_answer(response: &InferResponse) -> Result<Response<Body>, Error> {
+    if response.outputs.iter().any(|output| output.binary) {
+        let encoded = wire::binary::encode_response(response)?;
+        let mut answer = Response::new(Body::chunks(encoded.chunks, None));
+        let headers = answer.headers_mut();
+        let kind = match encoded.json_len {
+            Some(length) => {
+                headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+                "application/octet-stream"
+            }
+            None => "application/json",
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        return Ok(answer);
+    }
+    let mut json = Vec::new();
+    wire::json::encode_response(response, &mut json)?;
+    let mut answer = Response::new(Body::whole(json));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(answer)
+}
+
+fn http_error(error: &Error) -> Response<Body> {
+    errors::http_response(error).map(Body::Routed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn infer_routes_are_told_from_others() {
+        let parts = |path| match infer_target(path) {
+            Some(Ok(t)) => Some((t.model.to_string(), t.version.to_string())),
+            _ => None,
+        };
+        let named = |m: &str, v: &str| Some((m.to_owned(), v.to_owned()));
+        assert_eq!(parts("/v2/models/iris/infer"), named("iris", ""));
+        assert_eq!(parts("/v2/models/iris/versions/3/infer"), named("iris", "3"));
+        assert_eq!(parts("/v2/models/a%2Eb/infer"), named("a.b", ""));
+        assert_eq!(parts("/v2/models/iris/ready"), None);
+        assert_eq!(parts("/v2/models/iris/versions//infer"), None);
+        assert_eq!(parts("/v2/models/iris/versions/3/4/infer"), None);
+        assert_eq!(parts("/v2/models/a/b/infer"), None);
+    }
+
+    #[test]
+    fn a_grpc_call_carries_exactly_one_message() {
+        let frame = |bytes: &'static [u8]| grpc_message(&Bytes::from_static(bytes));
+        assert_eq!(frame(b"\0\0\0\0\x02ab"), Ok(Bytes::from_static(b"ab")));
+        for bad in [&b""[..], b"\0\0\0\0\x03ab", b"\0\0\0\0\x01ab", b"\x01\0\0\0\x02ab"] {
+            assert!(frame(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The executors' shared state: every version's queue under one lock, and who waits for work.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    cost::CostModel,
+    options::BatchOptions,
+    queue::{Gone, Limits, QueueId, Refusal, Taken, Waiting, Why},
+    reply::{Reply, Spent},
+    run,
+    schedule::{DEFAULT_WEIGHT, Lane, Next, QueueConfig, Schedule, Ticket},
+    served::{Job, Served},
+};
+use crate::{
+    telemetry::clock::now,
+    types::{
+        error::{Code, Error},
+        time::Tick,
+    },
+};
+
+/// What the reserve executor may take: runs that are over before anybody notices.
+pub const RESERVE_COST: Duration = Duration::from_millis(5);
+
+/// How many threads run models.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    /// Threads that read and write the wire, and run the turn.
+    pub network: usize,
+    /// Executors that take any run. One more, the reserve, takes only short ones.
+    pub executors: usize,
+}
+
+impl Threads {
+    /// Places among the threads that run models: network threads first, then executors, then the reserve.
+    pub fn slots(self) -> usize {
+        self.network + self.executors + 1
+    }
+}
+
+/// Queues and executors of the process.
+pub struct Pool {
+    pub threads: Threads,
+    inner: Mutex<Inner>,
+    /// Wakes an executor; the second, the reserve.
+    main: Condvar,
+    reserve: Condvar,
+    next_id: AtomicU64,
+}
+
+struct Inner {
+    schedule: Schedule<Job>,
+    idle: [usize; 2],
+    closed: bool,
+}
+
+/// What an executor does next. A batch lies in `Taken::members`; what is gone is to be answered in either case.
+pub(super) enum Work {
+    Run(Ticket),
+    Nothing,
+    Closed,
+}
+
+impl Pool {
+    pub fn new(threads: Threads) -> Arc<Pool> {
+        let schedule = Schedule::new(threads.executors + 1);
+        let inner = Inner { schedule, idle: [0; 2], closed: false };
+        Arc::new(Pool {
+            threads,
+            inner: Mutex::new(inner),
+            main: Condvar::new(),
+            reserve: Condvar::new(),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    /// A queue for a new version.
+    pub(super) fn register(
+        &self,
+        options: &BatchOptions,
+        gather: bool,
+        cost: &Arc<CostModel>,
+    ) -> QueueId {
+        let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let target = Duration::from_millis(options.latency_target_ms);
+        let config = QueueConfig {
+            limits: Limits {
+                max_batch_rows: options.max_batch_size,
+                max_delay: options.max_queue_delay(),
+                max_requests: options.max_queue_requests,
+                max_bytes: options.max_queue_bytes,
+                max_standing: None,
+            },
+            batch: gather,
+            instances: options.instances,
+            weight: DEFAULT_WEIGHT,
+            latency_target: (!target.is_zero()).then_some(target),
+            cost: cost.clone(),
+        };
+        self.inner.lock().schedule.add(id, config);
+        id
+    }
+
+    pub(super) fn remove(&self, id: QueueId) {
+        // Every job keeps its version alive, so nothing waits in the queue of a version that is dropped.
+        let leftovers = self.inner.lock().schedule.remove(id);
+        drop(leftovers);
+    }
+
+    /// Queues a job, or refuses it: full, or without a chance to meet its deadline.
+    pub(super) fn push(&self, waiting: Waiting<Job>, at: Tick) -> Result<(), Error> {
+        let (id, served) = (waiting.item.served.id, waiting.item.served.clone());
+        let mut gone = Vec::new();
+        // Before the push: an executor may take the job, and count it out, before this thread goes on.
+        served.stats.queued(1);
+        let (result, idle) = {
+            let mut inner = self.inner.lock();
+            (inner.schedule.push(id, at, waiting, &mut gone), inner.idle)
+        };
+        answer_gone(&mut gone);
+        match result {
+            Ok(pushed) => {
+                let short = pushed.least.is_some_and(|least| least <= RESERVE_COST);
+                match idle {
+                    _ if !pushed.runnable => {}
+                    [1.., _] => drop(self.main.notify_one()),
+                    [0, 1..] if short => drop(self.reserve.notify_one()),
+                    _ => {}
+                }
+                Ok(())
+            }
+            Err((refusal, job)) => {
+                served.stats.queued(-1);
+                drop(job);
+                Err(refused(&served, refusal))
+            }
+        }
+    }
+
+    /// Frees what a run held, and charges its time.
+    pub(super) fn finished(&self, ticket: Ticket, took: Duration) {
+        self.inner.lock().schedule.finished(ticket, took);
+    }
+
+    /// Waits for a batch, or for something gone that must be answered outside of the lock.
+    pub(super) fn take(&self, lane: Lane, taken: &mut Taken<Job>) -> Work {
+        let (own, condvar) = match lane {
+            Lane::Main => (0, &self.main),
+            Lane::Reserve { .. } => (1, &self.reserve),
+        };
+        let mut inner = self.inner.lock();
+        loop {
+            let next = inner.schedule.next(now(), lane, taken);
+            if let Next::Run(ticket) = next {
+                let idle = inner.idle;
+                let more = inner.schedule.active() > 0;
+                drop(inner);
+                // Another batch may be due already: whoever is idle looks too.
+                match idle {
+                    _ if !more => {}
+                    [1.., _] => drop(self.main.notify_one()),
+                    [_, 1..] => drop(self.reserve.notify_one()),
+                    _ => {}
+                }
+                return Work::Run(ticket);
+            }
+            if !taken.gone.is_empty() {
+                return Work::Nothing;
+            }
+            if inner.closed && inner.schedule.active() == 0 {
+                // Whoever waits for what it may not take hears that nothing is left.
+                self.main.notify_all();
+                self.reserve.notify_all();
+                return Work::Closed;
+            }
+            inner.idle[own] += 1;
+            match next {
+                Next::WaitUntil(at) => drop(condvar.wait_until(&mut inner, at.instant())),
+                _ => condvar.wait(&mut inner),
+            }
+            inner.idle[own] -= 1;
+        }
+    }
+
+    /// Ends the executors once their queues are empty.
+    pub fn close(&self) {
+        self.inner.lock().closed = true;
+        self.main.notify_all();
+        self.reserve.notify_all();
+    }
+}
+
+/// Answers what left the queues without running.
+pub(super) fn answer_gone(gone: &mut Vec<Gone<Job>>) {
+    for Gone { why, item, .. } in gone.drain(..) {
+        item.served.stats.queued(-1);
+        let error = match why {
+            Why::Expired => run::expired(),
+            Why::Abandoned => Error::new(Code::Cancelled, "the client left"),
+        };
+        item.replier.send(Reply { outputs: Err(error), spent: Spent::default() });
+    }
+}
+
+fn refused(served: &Served, refusal: Refusal) -> Error {
+    let wait = served.cost.expect(1).unwrap_or(Duration::from_millis(100));
+    let model = &served.model;
+    match refusal {
+        Refusal::Requests { limit } => Error::overloaded(
+            format!("model '{model}' has {limit} requests waiting, as many as its queue takes"),
+            wait.saturating_mul(u32::try_from(limit / 2).unwrap_or(u32::MAX)),
+        ),
+        Refusal::Bytes { limit } => Error::overloaded(
+            format!("the requests waiting for model '{model}' fill its queue of {limit} bytes"),
+            wait.saturating_mul(4),
+        ),
+        Refusal::Standing { waited } => Error::overloaded(
+            format!("requests for model '{model}' wait {} ms already", waited.as_millis()),
+            waited,
+        ),
+        Refusal::Late { estimate, left } => Error::new(
+            Code::DeadlineExceeded,
+            format!(
+                "the deadline cannot be met: model '{model}' would answer in about {} ms, {} ms \
+                 are left",
+                estimate.as_millis().max(1),
+                left.as_millis()
+            ),
+        ),
+        Refusal::Expired => run::expired(),
+        Refusal::Closed => Error::new(
+            Code::Unavailable,
+            format!("version {} of model '{model}' is draining", served.version),
+        ),
+    }
+}

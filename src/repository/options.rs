@@ -1,0 +1,536 @@
+//! What a person can set about a model (`model.yaml`) and about the repository (the server's configuration).
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, MapAccess, SeqAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::Value;
+
+use crate::{
+    batcher::options::BatchOptions,
+    runtime::options::{BackendChoice, Provider, SessionOptions},
+};
+
+/// `repository:` of the server's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Where the models are: a repository, one .onnx file, or a directory that holds one. Default: `models`, beside
+    /// the place where the server starts.
+    pub models: PathBuf,
+    /// Which models are loaded at start: `all` (default), `none`, or a list of names.
+    pub load: Load,
+    /// When the server calls itself ready: `strict` (default) once every model serves, `lenient` once every model
+    /// serves or has failed. Strict, so that an orchestrator keeps the old pod while a new one lacks a model.
+    pub readiness: Readiness,
+    /// Versions that are opened at once, on threads of low priority. 0 (default): one for every two cores of the
+    /// budget, at least one, so that loading never takes the machine from what serves.
+    pub load_threads: usize,
+    /// What holds for every model whose model.yaml says nothing else.
+    pub defaults: Defaults,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            models: PathBuf::from("models"),
+            load: Load::All,
+            readiness: Readiness::Strict,
+            load_threads: 0,
+            defaults: Defaults::default(),
+        }
+    }
+}
+
+impl Options {
+    /// What is wrong with these options, if anything; for use before a port is bound.
+    pub fn check(&self) -> Result<(), String> {
+        ModelOptions::from(&self.defaults).check().map_err(|e| format!("defaults: {e}"))
+    }
+}
+
+/// When the server calls itself ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    #[default]
+    Strict,
+    Lenient,
+}
+
+/// Which models are loaded at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    #[default]
+    All,
+    None,
+    Names(Vec<String>),
+}
+
+impl Load {
+    pub fn wants(&self, model: &str) -> bool {
+        match self {
+            Load::All => true,
+            Load::None => false,
+            Load::Names(names) => names.iter().any(|n| n == model),
+        }
+    }
+}
+
+/// The form of the command line: `all`, `none` or `NAME,...`.
+impl FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Load, String> {
+        match text.trim() {
+            "all" => Ok(Load::All),
+            "none" => Ok(Load::None),
+            names => {
+                let names: Vec<String> = names.split(',').map(|n| n.trim().to_string()).collect();
+                if names.iter().any(String::is_empty) {
+                    return Err(format!(
+                        "expected all, none or names separated by commas, not '{text}'"
+                    ));
+                }
+                Ok(Load::Names(names))
+            }
+        }
+    }
+}
+
+impl Serialize for Load {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Load::All => serializer.serialize_str("all"),
+            Load::None => serializer.serialize_str("none"),
+            Load::Names(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Load {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Load, D::Error> {
+        struct LoadVisitor;
+        impl<'de> Visitor<'de> for LoadVisitor {
+            type Value = Load;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("all, none or a list of model names")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Load, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Load, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Load::Names(names))
+            }
+        }
+        deserializer.deserialize_any(LoadVisitor)
+    }
+}
+
+/// `defaults:` of the repository's options: the same blocks as in model.yaml, for every model that does not set them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// As `backend` of model.yaml. Default: `auto`.
+    pub backend: BackendChoice,
+    /// As `session` of model.yaml.
+    pub session: SessionOptions,
+    /// As `batching` of model.yaml.
+    pub batching: BatchOptions,
+    /// As `default_timeout_ms` of model.yaml. Default: 0, none.
+    pub default_timeout_ms: u64,
+    /// As `warmup` of model.yaml. Default: true.
+    pub warmup: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Defaults {
+            backend: BackendChoice::Auto,
+            session: SessionOptions::default(),
+            batching: BatchOptions::default(),
+            default_timeout_ms: 0,
+            warmup: true,
+        }
+    }
+}
+
+/// Whether the first axis of a model's tensors counts as the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchAxis {
+    #[default]
+    Auto,
+    First,
+    None,
+}
+
+/// `model.yaml`, laid over the server's defaults. A model needs none of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelOptions {
+    /// Version of this file's format. Default: 1, the only one there is.
+    pub format: u32,
+    /// Versions that serve: `latest` (default: the newest that loads; a broken newest leaves the one before serving),
+    /// `latest: N`, `all`, or a list of numbers.
+    pub versions: Versions,
+    /// The runtime: `auto` (default: ONNX Runtime where its library is present, else tract), `ort` or `tract`.
+    pub backend: BackendChoice,
+    /// How the runtime opens the model.
+    pub session: SessionOptions,
+    /// How requests become runs.
+    pub batching: BatchOptions,
+    /// Milliseconds that a request without a deadline of its own may take. 0 (default): no deadline, since only the
+    /// caller knows how long an answer is worth waiting for.
+    pub default_timeout_ms: u64,
+    /// Run the model on generated input before it serves, which warms it and measures what a run costs, by batch
+    /// size. Default: true. Without it, nothing is known: it runs on the executors.
+    pub warmup: bool,
+    /// The batch axis: `auto` (default: the first, where every input and output begins with one and the same dynamic
+    /// dimension), `first` (it is the first, although the graph names it differently from tensor to tensor) or `none`.
+    pub batch_axis: BatchAxis,
+    /// Names of the classes, by output, in place of those in the graph's metadata.
+    pub labels: BTreeMap<String, Vec<String>>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions::from(&Defaults::default())
+    }
+}
+
+impl From<&Defaults> for ModelOptions {
+    fn from(defaults: &Defaults) -> Self {
+        ModelOptions {
+            format: FORMAT,
+            versions: Versions::default(),
+            backend: defaults.backend,
+            session: defaults.session.clone(),
+            batching: defaults.batching.clone(),
+            default_timeout_ms: defaults.default_timeout_ms,
+            warmup: defaults.warmup,
+            batch_axis: BatchAxis::Auto,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+const FORMAT: u32 = 1;
+
+/// Which versions of a model serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// The newest so many that load.
+    Latest(usize),
+    All,
+    Only(Vec<u64>),
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Versions::Latest(1)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Versions::Latest(1) => f.write_str("latest"),
+            Versions::Latest(n) => write!(f, "latest: {n}"),
+            Versions::All => f.write_str("all"),
+            Versions::Only(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+                write!(f, "[{}]", numbers.join(", "))
+            }
+        }
+    }
+}
+
+impl Serialize for Versions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Versions::Latest(1) => serializer.serialize_str("latest"),
+            Versions::Latest(n) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("latest", n)?;
+                map.end()
+            }
+            Versions::All => serializer.serialize_str("all"),
+            Versions::Only(numbers) => numbers.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Versions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Versions, D::Error> {
+        deserializer.deserialize_any(VersionsVisitor)
+    }
+}
+
+struct VersionsVisitor;
+
+const VERSIONS_FORMS: &str = "expected latest, latest: N, all or a list of numbers";
+
+impl<'de> Visitor<'de> for VersionsVisitor {
+    type Value = Versions;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("latest, latest: N, all or a list of numbers")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Versions, E> {
+        match text {
+            "latest" => Ok(Versions::Latest(1)),
+            "all" => Ok(Versions::All),
+            other => Err(E::custom(format!("versions: {VERSIONS_FORMS}, not '{other}'"))),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Versions, A::Error> {
+        let wrong = |key: &str| {
+            serde::de::Error::custom(format!("versions: {VERSIONS_FORMS}, not a map with '{key}'"))
+        };
+        let Some(key) = map.next_key::<String>()? else { return Err(wrong("")) };
+        if key != "latest" {
+            return Err(wrong(&key));
+        }
+        let count: usize = map.next_value()?;
+        if let Some(key) = map.next_key::<String>()? {
+            return Err(wrong(&key));
+        }
+        if count == 0 {
+            return Err(serde::de::Error::custom("versions: latest: expected at least 1, not 0"));
+        }
+        Ok(Versions::Latest(count))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Versions, A::Error> {
+        let mut numbers: Vec<u64> = Vec::new();
+        while let Some(number) = seq.next_element()? {
+            numbers.push(number);
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        match numbers.first() {
+            None => Err(serde::de::Error::custom("versions: the list is empty")),
+            Some(0) => Err(serde::de::Error::custom("versions: 0 is no version, they start at 1")),
+            Some(_) => Ok(Versions::Only(numbers)),
+        }
+    }
+}
+
+impl ModelOptions {
+    /// The options of a model: `text` of its model.yaml laid over `defaults`, key by key. `file` is its path relative
+    /// to the repository, for the error, which names the file, the line and what is wrong with it.
+    pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<ModelOptions, String> {
+        let fail = |error: &serde_saphyr::Error| explain(file, error);
+        let present: Value = parse_yaml(text).map_err(|e| fail(&e))?;
+        let base = ModelOptions::from(defaults);
+        let present = match present {
+            Value::Null => return Ok(base),
+            map @ Value::Object(_) => map,
+            _ => return Err(format!("{file}: expected keys and values, as in `versions: all`")),
+        };
+        // The format decides what the other keys mean, so it is looked at before any of them is called unknown.
+        match present.get("format") {
+            None => {}
+            Some(format) if format.as_u64() == Some(u64::from(FORMAT)) => {}
+            Some(format) => {
+                return Err(format!(
+                    "{file}: format {format} is not known here, expected {FORMAT}"
+                ));
+            }
+        }
+        let own: ModelOptions = parse_yaml(text).map_err(|e| fail(&e))?;
+        let merged = own.over(base, &present).map_err(|e| format!("{file}: {e}"))?;
+        merged.check().map_err(|e| format!("{file}: {e}"))?;
+        Ok(merged)
+    }
+
+    /// These options where `present` has the key, `base` elsewhere.
+    fn over(&self, base: ModelOptions, present: &Value) -> Result<ModelOptions, serde_json::Error> {
+        let mut merged = serde_json::to_value(base)?;
+        overlay(&mut merged, &serde_json::to_value(self)?, present);
+        serde_json::from_value(merged)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let batching = &self.batching;
+        for (key, value) in [
+            ("max_batch_size", batching.max_batch_size),
+            ("max_queue_requests", batching.max_queue_requests),
+            ("max_queue_bytes", batching.max_queue_bytes),
+        ] {
+            if value == 0 {
+                return Err(format!("batching.{key}: expected at least 1, not 0"));
+            }
+        }
+        self.session.check().map_err(|e| format!("session: {e}"))?;
+        match self.session.providers.iter().find(|p| p.name != Provider::Cpu) {
+            Some(p) if self.backend == BackendChoice::Tract => {
+                Err(format!("session: provider {} needs backend ort, not tract", p.name))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Copies from `own` into `merged` what `present` has keys for. Lists are replaced as a whole.
+fn overlay(merged: &mut Value, own: &Value, present: &Value) {
+    match (merged, own, present) {
+        (Value::Object(merged), Value::Object(own), Value::Object(present)) => {
+            for (key, present) in present {
+                let Some(own) = own.get(key) else { continue };
+                match merged.get_mut(key) {
+                    // `versions` is one value, whichever form it has.
+                    Some(merged) if key != "versions" => overlay(merged, own, present),
+                    _ => drop(merged.insert(key.clone(), own.clone())),
+                }
+            }
+        }
+        (merged, own, _) => *merged = own.clone(),
+    }
+}
+
+fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+/// A message of one line: file, line, what is wrong, what would be right.
+fn explain(file: &str, error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::{Error, MessageFormatter};
+    let error = error.without_snippet();
+    let place = match error.location() {
+        Some(location) if location.line() > 0 => format!("{file}, line {}", location.line()),
+        _ => file.to_string(),
+    };
+    let what = match error {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            format!("unknown key '{}' (known here: {})", field.escape_debug(), expected.join(", "))
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            format!("'{}' is none of {}", variant.escape_debug(), expected.join(", "))
+        }
+        other => {
+            let text = serde_saphyr::DefaultMessageFormatter.format_message(other).into_owned();
+            text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+        }
+    };
+    format!("{place}: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ModelOptions, String> {
+        ModelOptions::read(text, "iris/model.yaml", &Defaults::default())
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        for text in ["", "# only a comment\n", "{}", "format: 1"] {
+            assert_eq!(read(text).unwrap(), ModelOptions::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_versions() {
+        let versions = |text: &str| read(text).map(|o| o.versions);
+        assert_eq!(versions("versions: latest").unwrap(), Versions::Latest(1));
+        assert_eq!(versions("versions:\n  latest: 3").unwrap(), Versions::Latest(3));
+        assert_eq!(versions("versions: all").unwrap(), Versions::All);
+        assert_eq!(versions("versions: [3, 1, 3]").unwrap(), Versions::Only(vec![1, 3]));
+        for wrong in [
+            "versions: newest",
+            "versions: []",
+            "versions: [0]",
+            "versions: [-1]",
+            "versions: [x]",
+            "versions: {latest: 0}",
+            "versions: {newest: 1}",
+            "versions: {latest: 1, all: 2}",
+            "versions: {}",
+            "versions: 3",
+        ] {
+            let error = versions(wrong).unwrap_err();
+            assert!(error.starts_with("iris/model.yaml"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
+        let error = read("versions: all\nbatchin:\n  mode: turn\n").unwrap_err();
+        assert!(error.starts_with("iris/model.yaml, line 2: unknown key 'batchin'"), "{error}");
+        assert!(error.contains("batching") && error.contains("default_timeout_ms"), "{error}");
+        let error = read("batching:\n  mode: turn\n  max_batch: 3\n").unwrap_err();
+        assert!(error.starts_with("iris/model.yaml, line 3: unknown key 'max_batch'"), "{error}");
+        assert!(error.contains("max_batch_size"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_line() {
+        for (text, line) in [
+            ("batching:\n  mode: fast", 2),
+            ("backend: cuda", 1),
+            ("format: 1\ndefault_timeout_ms: soon", 2),
+            ("default_timeout_ms: -1", 1),
+            ("a: [1", 1),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with(&format!("iris/model.yaml, line {line}: ")), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        assert!(read("batching: {max_batch_size: 0}").unwrap_err().contains("at least 1"));
+        assert!(read("- all").unwrap_err().contains("keys and values"));
+    }
+
+    #[test]
+    fn another_format_is_named_before_its_unknown_keys() {
+        let error = read("format: 2\nshiny: yes").unwrap_err();
+        assert_eq!(error, "iris/model.yaml: format 2 is not known here, expected 1");
+        assert!(read("format: 0").is_err());
+        assert!(read("format: one").is_err());
+    }
+
+    #[test]
+    fn a_model_lies_over_the_defaults_key_by_key() {
+        let mut defaults = Defaults { default_timeout_ms: 500, ..Defaults::default() };
+        defaults.batching.max_batch_size = 8;
+        defaults.batching.max_queue_delay_us = 300;
+        let text = "batching:\n  max_queue_delay_us: 0\nversions: {latest: 2}";
+        let options = ModelOptions::read(text, "m/model.yaml", &defaults).unwrap();
+        assert_eq!(options.batching.max_batch_size, 8, "kept from the defaults");
+        assert_eq!(options.batching.max_queue_delay_us, 0, "set, although to the built-in default");
+        assert_eq!(options.default_timeout_ms, 500);
+        assert_eq!(options.versions, Versions::Latest(2));
+    }
+
+    #[test]
+    fn options_survive_their_own_form() {
+        let text = "versions: [2, 5]\nbackend: tract\nwarmup: false\nbatch_axis: none\n\
+                    labels:\n  y: [a, b]\nbatching: {mode: single, instances: 2}\n";
+        let options = read(text).unwrap();
+        let again = read(&serde_json::to_string(&options).unwrap()).unwrap();
+        assert_eq!(options, again);
+    }
+
+    #[test]
+    fn load_reads_the_command_line_and_the_file() {
+        assert_eq!("all".parse::<Load>().unwrap(), Load::All);
+        assert_eq!("none".parse::<Load>().unwrap(), Load::None);
+        assert_eq!("a, b".parse::<Load>().unwrap(), Load::Names(vec!["a".into(), "b".into()]));
+        assert!("a,,b".parse::<Load>().is_err());
+        assert!("".parse::<Load>().is_err());
+        let load: Load = serde_json::from_str("[\"a\"]").unwrap();
+        assert!(load.wants("a") && !load.wants("b"));
+    }
+}

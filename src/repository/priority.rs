@@ -1,0 +1,39 @@
+//! Threads that load models step back behind those that serve.
+
+/// How far: as `nice` counts, where 19 is the furthest.
+#[cfg(target_os = "linux")]
+const NICE: libc::c_int = 10;
+
+/// Lowers the scheduling priority of the calling thread, for good. Threads that it starts inherit it, so whoever opens
+/// a session with threads of its own must not have called this.
+pub fn step_back() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: both calls take and give plain numbers; a failure leaves the priority as it is.
+        let failed = unsafe {
+            let thread = libc::gettid();
+            libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, NICE) != 0
+        };
+        if failed {
+            tracing::debug!("the priority of a loading thread could not be lowered");
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_calling_thread_steps_back() {
+        // SAFETY: as above.
+        let mine = || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
+        let before = mine();
+        let inside = std::thread::spawn(move || {
+            step_back();
+            mine()
+        });
+        assert_eq!(inside.join().unwrap(), NICE.max(before));
+        assert_eq!(mine(), before);
+    }
+}

@@ -1,0 +1,151 @@
+//! Admission: the memory that bodies may hold at once, and the deadline of a request.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::types::{
+    error::Error,
+    request::{InferRequest, Parameter},
+    time::Tick,
+};
+
+/// Bytes that all requests under way may hold together.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+/// What one request holds of the budget; given back on drop.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub fn new(limit: usize) -> Arc<Budget> {
+        Arc::new(Budget { used: AtomicUsize::new(0), limit })
+    }
+
+    /// An empty charge, to grow as bytes arrive.
+    pub fn charge(self: &Arc<Self>) -> Charge {
+        Charge { budget: self.clone(), bytes: 0 }
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Charge {
+    /// Takes more; `Overloaded` where the budget has no room.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        if used.saturating_add(bytes) > self.budget.limit {
+            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::overloaded(
+                format!("the requests under way hold all of their {} bytes", self.budget.limit),
+                Duration::from_secs(1),
+            ));
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The earliest of what the client gave (`transport`: the gRPC deadline or HTTP's header; the protocol's `timeout`
+/// parameter, in microseconds, 0 meaning none), else the model's default; never later than `cap` from `received`.
+pub fn deadline(
+    received: Tick,
+    transport: Option<Duration>,
+    request: &InferRequest,
+    default: Option<Duration>,
+    cap: Option<Duration>,
+) -> Result<Option<Tick>, Error> {
+    let parameter = match parameter(request, "timeout") {
+        None | Some(Parameter::Int64(0) | Parameter::Uint64(0)) => None,
+        Some(Parameter::Uint64(us)) => Some(Duration::from_micros(*us)),
+        Some(Parameter::Int64(us)) if *us > 0 => Some(Duration::from_micros(us.unsigned_abs())),
+        Some(_) => {
+            return Err(Error::invalid(
+                "parameter 'timeout' is not a positive number of microseconds",
+            ));
+        }
+    };
+    let asked = match (transport, parameter) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let wait = match (asked.or(default), cap) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    Ok(wait.map(|wait| received.after(wait)))
+}
+
+/// The protocol's `priority` parameter: 0 where none is given; 1 is the highest of those given, as in Triton.
+pub fn priority(request: &InferRequest) -> u8 {
+    match parameter(request, "priority") {
+        Some(Parameter::Uint64(p)) if *p > 0 => 255 - u8::try_from(*p).unwrap_or(255),
+        Some(Parameter::Int64(p)) if *p > 0 => 255 - u8::try_from(*p).unwrap_or(255),
+        _ => 0,
+    }
+}
+
+fn parameter<'a>(request: &'a InferRequest, name: &str) -> Option<&'a Parameter> {
+    request.parameters.iter().find(|(key, _)| &**key == name).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(timeout: Option<Parameter>) -> InferRequest {
+        let parameters = timeout.map(|value| ("timeout".into(), value)).into_iter().collect();
+        InferRequest { parameters, ..InferRequest::default() }
+    }
+
+    #[test]
+    fn the_earliest_deadline_counts() {
+        let ms = Duration::from_millis;
+        let at = |transport, parameter, default, cap| {
+            deadline(Tick(0), transport, &request(parameter), default, cap).map(|d| d.map(|t| t.0))
+        };
+        assert_eq!(at(None, None, None, None), Ok(None));
+        assert_eq!(at(Some(ms(5)), Some(Parameter::Int64(2000)), None, None), Ok(Some(2_000_000)));
+        assert_eq!(at(Some(ms(1)), Some(Parameter::Uint64(2000)), None, None), Ok(Some(1_000_000)));
+        assert_eq!(at(None, Some(Parameter::Int64(0)), Some(ms(7)), None), Ok(Some(7_000_000)));
+        assert_eq!(at(Some(ms(9)), None, Some(ms(7)), None), Ok(Some(9_000_000)));
+        assert_eq!(at(Some(ms(9)), None, None, Some(ms(4))), Ok(Some(4_000_000)));
+        assert_eq!(at(None, None, None, Some(ms(4))), Ok(Some(4_000_000)));
+        assert!(at(None, Some(Parameter::Int64(-1)), None, None).is_err());
+        assert!(at(None, Some(Parameter::String("5".into())), None, None).is_err());
+    }
+
+    #[test]
+    fn the_budget_refuses_what_does_not_fit_and_gets_it_back() {
+        let budget = Budget::new(100);
+        let mut a = budget.charge();
+        a.grow(80).expect("room");
+        let mut b = budget.charge();
+        let refused = b.grow(30).expect_err("no room");
+        assert!(refused.retry_after.is_some());
+        drop(a);
+        b.grow(30).expect("room again");
+        assert_eq!(budget.used(), 30);
+        drop(b);
+        assert_eq!(budget.used(), 0);
+    }
+}

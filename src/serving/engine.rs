@@ -1,0 +1,187 @@
+//! The life of a request: admitted, routed to a version, held against its signature, run, answered.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    admission::{self, Budget},
+    bind::{self, Wanted},
+};
+use crate::{
+    batcher::{
+        reply::{Reply, Spent},
+        run,
+        served::Request,
+    },
+    repository::table::{SharedTable, Version},
+    telemetry::{clock::now, stats::Spans},
+    types::{
+        error::{Code, Error},
+        request::{InferRequest, InferResponse, OutputTensor},
+        text::Text,
+        time::Tick,
+    },
+};
+
+/// What a person can set about the request path.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes that the bodies of all requests under way may hold together.
+    pub request_memory_bytes: usize,
+    /// No request waits longer than this, whatever its client asks for.
+    pub max_deadline: Option<Duration>,
+    /// Requests under way at once; one more is refused.
+    pub max_requests: usize,
+}
+
+/// Serves requests of both protocols.
+pub struct Engine {
+    pub table: SharedTable,
+    /// Every wanted model serves, and no drain has begun.
+    pub ready: Arc<AtomicBool>,
+    pub budget: Arc<Budget>,
+    max_deadline: Option<Duration>,
+    max_requests: usize,
+    under_way: AtomicUsize,
+}
+
+impl Engine {
+    pub fn new(table: SharedTable, ready: Arc<AtomicBool>, options: &EngineOptions) -> Engine {
+        Engine {
+            table,
+            ready,
+            budget: Budget::new(options.request_memory_bytes),
+            max_deadline: options.max_deadline,
+            max_requests: options.max_requests,
+            under_way: AtomicUsize::new(0),
+        }
+    }
+
+    /// Answers one request. `received`: when its head arrived; `timeout`: what the transport says of its deadline.
+    /// Dropping the future at any moment is safe: work that nobody waits for is not run, or ended.
+    pub async fn infer(
+        &self,
+        request: InferRequest,
+        received: Tick,
+        timeout: Option<Duration>,
+    ) -> Result<InferResponse, Error> {
+        let version = self.table.load().resolve(&request.model, &request.version)?;
+        let mut passage = self.admit(&version, received)?;
+        let answer = self.run(&version, request, received, timeout).await;
+        passage.finish(answer.as_ref().map(|(_, rows, spent)| (*rows, *spent)));
+        answer.map(|(response, ..)| response)
+    }
+
+    async fn run(
+        &self,
+        version: &Arc<Version>,
+        request: InferRequest,
+        received: Tick,
+        timeout: Option<Duration>,
+    ) -> Result<(InferResponse, usize, Spent), Error> {
+        let default = version.default_timeout;
+        let deadline =
+            admission::deadline(received, timeout, &request, default, self.max_deadline)?;
+        let priority = admission::priority(&request);
+        let id = request.id.clone();
+        let bound = bind::bind(&version.signature, request)?;
+        let (rows, wanted) = (bound.rows, bound.wanted);
+        let job = Request {
+            inputs: bound.inputs,
+            rows,
+            bytes: bound.bytes,
+            bucket: bound.bucket,
+            deadline,
+            priority,
+        };
+        let started = now();
+        if deadline.is_some_and(|deadline| deadline <= started) {
+            return Err(run::expired());
+        }
+        let awaited = version.served.submit(job, started)?;
+        let reply = match deadline.filter(|_| !awaited.gathered) {
+            None => awaited.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
+                .await
+                .map_err(|_| run::expired())?,
+        };
+        respond(version, id, wanted, reply).map(|(response, spent)| (response, rows, spent))
+    }
+
+    /// Counts the request in, or refuses it.
+    fn admit<'a>(&'a self, version: &'a Version, received: Tick) -> Result<Passage<'a>, Error> {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            let full = format!("{} requests are under way, as many as are taken", self.max_requests);
+            return Err(Error::overloaded(full, Duration::from_secs(1)));
+        }
+        version.stats.started();
+        Ok(Passage { engine: self, version, received, finished: false })
+    }
+}
+
+/// Picks what was asked for out of what the model gave.
+fn respond(
+    version: &Version,
+    id: Text,
+    wanted: Wanted,
+    reply: Reply,
+) -> Result<(InferResponse, Spent), Error> {
+    let outputs = reply.outputs?;
+    let outputs = wanted
+        .into_iter()
+        .map(|(index, binary)| {
+            let tensor = outputs.get(index).cloned().ok_or_else(|| {
+                Error::internal(format!(
+                    "the model gave {} outputs: output {index} is missing",
+                    outputs.len()
+                ))
+            })?;
+            Ok(OutputTensor { index, binary, tensor })
+        })
+        .collect::<Result<_, Error>>()?;
+    let response = InferResponse {
+        model: version.model.clone(),
+        version: version.label.clone(),
+        id,
+        outputs,
+        signature: version.signature.clone(),
+    };
+    Ok((response, reply.spent))
+}
+
+/// A request between admission and answer; dropped unfinished, its client left.
+struct Passage<'a> {
+    engine: &'a Engine,
+    version: &'a Version,
+    received: Tick,
+    finished: bool,
+}
+
+impl Passage<'_> {
+    fn finish(&mut self, outcome: Result<(usize, Spent), &Error>) {
+        self.finished = true;
+        let total = now().since(self.received);
+        match outcome {
+            Ok((rows, spent)) => {
+                let Spent { queue, input, infer, output } = spent;
+                self.version.stats.answered(rows, Spans { total, queue, input, infer, output });
+            }
+            Err(error) => self.version.stats.failed(error.code, total),
+        }
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        self.engine.under_way.fetch_sub(1, Ordering::Relaxed);
+        if !self.finished {
+            self.version.stats.failed(Code::Cancelled, now().since(self.received));
+        }
+    }
+}
