@@ -141,6 +141,14 @@ impl Entry {
         self.states.insert(number, state);
     }
 
+    /// As `opened`, where nothing serves (`onnxd check`).
+    pub fn tried(&mut self, number: u64, result: Result<(), String>) {
+        match result {
+            Ok(()) => drop(self.standings.insert(number, Standing::Ready)),
+            Err(reason) => self.opened(number, Err(reason)),
+        }
+    }
+
     /// Whether everything that can be tried has been.
     pub fn settled(&self) -> bool {
         !self.active() || lifecycle::settled(&self.options.versions, &self.on_disk, &self.standings)

@@ -336,3 +336,7 @@ fn line(model: &Model) -> Line {
             .collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;
