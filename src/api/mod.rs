@@ -1,1 +1,17 @@
-//! (being built)
+//! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
+
+pub mod answers;
+pub mod body;
+pub mod errors;
+pub mod fast;
+pub mod grpc;
+pub mod http;
+pub mod model_config;
+pub mod listen;
+pub mod operator;
+pub mod path;
+pub mod proto;
+pub mod state;
+
+#[cfg(test)]
+mod fixture;

@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod cost;
 pub mod executor;
+mod lines;
 pub mod mode;
 pub mod options;
 pub mod pool;

@@ -86,7 +86,7 @@ impl Pool {
     pub(super) fn register(
         &self,
         options: &BatchOptions,
-        stackable: bool,
+        gather: bool,
         cost: &Arc<CostModel>,
     ) -> QueueId {
         let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
@@ -99,7 +99,7 @@ impl Pool {
                 max_bytes: options.max_queue_bytes,
                 max_standing: None,
             },
-            batch: stackable,
+            batch: gather,
             instances: options.instances,
             weight: DEFAULT_WEIGHT,
             latency_target: (!target.is_zero()).then_some(target),
@@ -176,6 +176,9 @@ impl Pool {
                 return Work::Nothing;
             }
             if inner.closed && inner.schedule.active() == 0 {
+                // Whoever waits for what it may not take hears that nothing is left.
+                self.main.notify_all();
+                self.reserve.notify_all();
                 return Work::Closed;
             }
             inner.idle[own] += 1;

@@ -104,7 +104,7 @@ impl Engine {
             return Err(run::expired());
         }
         let awaited = version.served.submit(job, started)?;
-        let reply = match deadline {
+        let reply = match deadline.filter(|_| !awaited.gathered) {
             None => awaited.await,
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
                 .await

@@ -1,0 +1,300 @@
+//! The gRPC service behind the fast lane: tonic's generated trait over the same answers as HTTP gives.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{body::Body, http::Response};
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use tonic::{Request, Response as Reply, Status, Streaming, codegen::BoxStream, metadata::MetadataMap};
+use tower::ServiceExt;
+
+use super::{
+    answers,
+    errors::{grpc_status, not_here},
+    model_config,
+    proto::{
+        self,
+        grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
+    },
+    state::Api,
+};
+use crate::{
+    types::error::{Code, Error},
+    wire,
+};
+
+/// The path that every method of the service begins with.
+pub const PREFIX: &str = "/inference.GRPCInferenceService/";
+
+/// The service over what the handlers share.
+#[derive(Clone)]
+pub struct Service(GrpcInferenceServiceServer<Handlers>);
+
+impl Service {
+    pub fn new(api: Arc<Api>) -> Service {
+        let limit = api.max_request_bytes;
+        Service(
+            GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(usize::MAX),
+        )
+    }
+
+    /// Answers one call of the service, whichever its method.
+    pub async fn call(self, request: axum::extract::Request) -> Response<Body> {
+        match self.0.oneshot(request).await {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Whether this content type is gRPC's (and not gRPC-Web's).
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// The answer to a call of a method that is not there.
+pub fn unknown_method(path: &str) -> Response<Body> {
+    let shown: String = path.chars().take(128).flat_map(char::escape_debug).collect();
+    let error = Error::new(Code::UnknownRoute, format!("there is no method {shown}"));
+    grpc_status(&error).into_http()
+}
+
+/// What `grpc-timeout` gives: at most eight digits and a unit.
+///
+/// # Errors
+/// `InvalidArgument` for what is none.
+pub fn timeout(value: &[u8]) -> Result<Duration, Error> {
+    let bad = || {
+        let shown = String::from_utf8_lossy(value.get(..32).unwrap_or(value)).escape_debug().to_string();
+        Error::invalid(format!(
+            "grpc-timeout: expected 1 to 8 digits and one of H M S m u n, got '{shown}'"
+        ))
+    };
+    let (unit, digits) = value.split_last().ok_or_else(bad)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(bad());
+    }
+    let amount = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Ok(Duration::from_secs(amount * 3600)),
+        b'M' => Ok(Duration::from_secs(amount * 60)),
+        b'S' => Ok(Duration::from_secs(amount)),
+        b'm' => Ok(Duration::from_millis(amount)),
+        b'u' => Ok(Duration::from_micros(amount)),
+        b'n' => Ok(Duration::from_nanos(amount)),
+        _ => Err(bad()),
+    }
+}
+
+fn timeout_of(metadata: &MetadataMap) -> Result<Option<Duration>, Error> {
+    metadata.get("grpc-timeout").map(|value| timeout(value.as_bytes())).transpose()
+}
+
+/// The trait's methods over `Api`.
+struct Handlers(Arc<Api>);
+
+type Answered<T> = Result<Reply<T>, Status>;
+
+fn answer<T>(result: Result<T, Error>) -> Answered<T> {
+    result.map(Reply::new).map_err(|error| grpc_status(&error))
+}
+
+fn refuse<T>(what: &str) -> Answered<T> {
+    answer(Err(not_here(what)))
+}
+
+impl Handlers {
+    /// Inference by way of the generated messages: slower than the fast lane, and what it is held against.
+    async fn infer(
+        &self,
+        request: Request<proto::ModelInferRequest>,
+    ) -> Result<proto::ModelInferResponse, Error> {
+        let timeout = timeout_of(request.metadata())?;
+        let message = Bytes::from(request.into_inner().encode_to_vec());
+        let request = wire::grpc::decode_request(&message)?;
+        let response = self.0.infer.infer(request, timeout).await?;
+        let mut head = BytesMut::new();
+        let chunks = wire::grpc::encode_response(&response, &mut head);
+        let frame = chunks.concat();
+        let message = frame.get(5..).unwrap_or_default();
+        proto::ModelInferResponse::decode(message)
+            .map_err(|error| Error::internal(format!("the answer does not decode: {error}")))
+    }
+
+    fn control(&self, repository: &str, model: &str) -> Result<(), Error> {
+        let model = answers::control_target(repository, model)?;
+        answers::control(&self.0.table.load(), model, self.0.control)
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Handlers {
+    async fn server_live(
+        &self,
+        _: Request<proto::ServerLiveRequest>,
+    ) -> Answered<proto::ServerLiveResponse> {
+        answer(Ok(proto::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<proto::ServerReadyRequest>,
+    ) -> Answered<proto::ServerReadyResponse> {
+        answer(Ok(proto::ServerReadyResponse { ready: (self.0.ready)() }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<proto::ModelReadyRequest>,
+    ) -> Answered<proto::ModelReadyResponse> {
+        let asked = request.into_inner();
+        match self.0.table.load().resolve(&asked.name, &asked.version) {
+            Ok(_) => answer(Ok(proto::ModelReadyResponse { ready: true })),
+            Err(error) if error.code == Code::Unavailable => {
+                answer(Ok(proto::ModelReadyResponse { ready: false }))
+            }
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<proto::ServerMetadataRequest>,
+    ) -> Answered<proto::ServerMetadataResponse> {
+        answer(Ok(answers::server_metadata()))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<proto::ModelMetadataRequest>,
+    ) -> Answered<proto::ModelMetadataResponse> {
+        let asked = request.into_inner();
+        answer(answers::model_metadata(&self.0.table.load(), &asked.name, &asked.version))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<proto::ModelInferRequest>,
+    ) -> Answered<proto::ModelInferResponse> {
+        answer(self.infer(request).await)
+    }
+
+    type ModelStreamInferStream = BoxStream<proto::ModelStreamInferResponse>;
+
+    async fn model_stream_infer(
+        &self,
+        _: Request<Streaming<proto::ModelInferRequest>>,
+    ) -> Answered<Self::ModelStreamInferStream> {
+        refuse("ModelStreamInfer")
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<proto::ModelConfigRequest>,
+    ) -> Answered<proto::ModelConfigResponse> {
+        let asked = request.into_inner();
+        let config = answers::model_config(&self.0.table.load(), &asked.name, &asked.version);
+        answer(config.map(|config| proto::ModelConfigResponse {
+            config: Some(model_config::message(&config)),
+        }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<proto::ModelStatisticsRequest>,
+    ) -> Answered<proto::ModelStatisticsResponse> {
+        let asked = request.into_inner();
+        answer(answers::statistics(&self.0.table.load(), &asked.name, &asked.version))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<proto::RepositoryIndexRequest>,
+    ) -> Answered<proto::RepositoryIndexResponse> {
+        let asked = request.into_inner();
+        answer(
+            answers::only_repository(&asked.repository_name)
+                .map(|()| answers::repository_index(&self.0.table.load(), asked.ready)),
+        )
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<proto::RepositoryModelLoadRequest>,
+    ) -> Answered<proto::RepositoryModelLoadResponse> {
+        let asked = request.into_inner();
+        let done = self.control(&asked.repository_name, &asked.model_name);
+        answer(done.map(|()| proto::RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<proto::RepositoryModelUnloadRequest>,
+    ) -> Answered<proto::RepositoryModelUnloadResponse> {
+        let asked = request.into_inner();
+        let done = self.control(&asked.repository_name, &asked.model_name);
+        answer(done.map(|()| proto::RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<proto::SystemSharedMemoryStatusRequest>,
+    ) -> Answered<proto::SystemSharedMemoryStatusResponse> {
+        let known = answers::no_region(&request.get_ref().name);
+        answer(known.map(|()| proto::SystemSharedMemoryStatusResponse::default()))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<proto::SystemSharedMemoryRegisterRequest>,
+    ) -> Answered<proto::SystemSharedMemoryRegisterResponse> {
+        refuse("system shared memory")
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<proto::SystemSharedMemoryUnregisterRequest>,
+    ) -> Answered<proto::SystemSharedMemoryUnregisterResponse> {
+        answer(Ok(proto::SystemSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        request: Request<proto::CudaSharedMemoryStatusRequest>,
+    ) -> Answered<proto::CudaSharedMemoryStatusResponse> {
+        let known = answers::no_region(&request.get_ref().name);
+        answer(known.map(|()| proto::CudaSharedMemoryStatusResponse::default()))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<proto::CudaSharedMemoryRegisterRequest>,
+    ) -> Answered<proto::CudaSharedMemoryRegisterResponse> {
+        refuse("CUDA shared memory")
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<proto::CudaSharedMemoryUnregisterRequest>,
+    ) -> Answered<proto::CudaSharedMemoryUnregisterResponse> {
+        answer(Ok(proto::CudaSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn trace_setting(
+        &self,
+        _: Request<proto::TraceSettingRequest>,
+    ) -> Answered<proto::TraceSettingResponse> {
+        refuse("the trace extension")
+    }
+
+    async fn log_settings(
+        &self,
+        _: Request<proto::LogSettingsRequest>,
+    ) -> Answered<proto::LogSettingsResponse> {
+        refuse("the logging extension")
+    }
+}

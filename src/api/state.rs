@@ -1,0 +1,35 @@
+//! What the handlers of both protocols share: the table, the engine behind a trait, and what a caller may do.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use crate::{
+    repository::table::SharedTable,
+    types::{
+        error::Error,
+        request::{InferRequest, InferResponse},
+    },
+};
+
+/// An answer on its way.
+pub type Answer<'a> =
+    Pin<Box<dyn Future<Output = Result<InferResponse, Error>> + Send + 'a>>;
+
+/// The engine, as the routes of tonic's generated service call it (the fast lane calls the engine itself).
+pub trait Infer: Send + Sync {
+    /// Answers one request; `timeout` is what the protocol gave (`grpc-timeout`), `None` where it gave nothing.
+    /// Dropping the future gives the request up.
+    fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_>;
+}
+
+/// What every handler sees.
+#[derive(Clone)]
+pub struct Api {
+    pub table: SharedTable,
+    pub infer: Arc<dyn Infer>,
+    /// Whether the server as a whole is ready: every wanted model serves, and it is not draining.
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether this port carries the repository's load and unload calls.
+    pub control: bool,
+    /// The largest request message or body, in bytes.
+    pub max_request_bytes: usize,
+}
