@@ -40,7 +40,10 @@ pub struct Job {
 
 /// Every model of the repository, those that shall not be loaded too. The error is one of the whole start: a name in
 /// `load` that is not there.
-pub fn entries(repository: &Repository, options: &Options) -> Result<BTreeMap<String, Entry>, String> {
+pub fn entries(
+    repository: &Repository,
+    options: &Options,
+) -> Result<BTreeMap<String, Entry>, String> {
     if let Load::Names(names) = &options.load
         && let Some(unknown) = names.iter().find(|n| !repository.models.contains_key(*n))
     {

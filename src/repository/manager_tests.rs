@@ -304,9 +304,8 @@ fn small_models_get_a_session_for_each_thread() {
 #[test]
 fn external_data_is_part_of_the_digest_and_held_to_its_folder() {
     let dir = TempDir::new().unwrap();
-    let with = |location: &str| {
-        graph().init_external("w", Datatype::Fp32, &[2], location, 0..8).model()
-    };
+    let with =
+        |location: &str| graph().init_external("w", Datatype::Fp32, &[2], location, 0..8).model();
     put(dir.path(), "a/1/model.onnx", &with("weights.bin"));
     put(dir.path(), "a/1/weights.bin", &[0; 8]);
     put(dir.path(), "b/1/model.onnx", &with("weights.bin"));
@@ -331,10 +330,7 @@ fn check_says_what_a_server_would_make_of_it() {
     let verdict = check(&options(dir.path()), &backends(&fake)).unwrap();
     let seen: Vec<(&str, Option<u64>, bool)> =
         verdict.versions.iter().map(|c| (&*c.model, c.version, c.outcome.is_ok())).collect();
-    assert_eq!(
-        seen,
-        [("iris", Some(2), false), ("iris", Some(1), true), ("plain", None, false)]
-    );
+    assert_eq!(seen, [("iris", Some(2), false), ("iris", Some(1), true), ("plain", None, false)]);
     assert!(!verdict.ready);
     fs::remove_dir_all(dir.path().join("plain")).unwrap();
     assert!(check(&options(dir.path()), &backends(&fake)).unwrap().ready);
