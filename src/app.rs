@@ -1,7 +1,7 @@
 //! The composition root: configuration to rooms, rooms to a running server, and the way down again.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use crate::{
         body::BodyLimits,
         fast::Front,
         http, operator,
-        listen::{ListenOptions, Listener, Network, Service},
+        listen::{ListenOptions, Listener, Network},
         state::Api,
     },
     batcher::{
@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     repository::{
         loader::Backends,
-        manager::{self, Deps, Manager},
+        manager::{Deps, Manager},
     },
     runtime,
     serving::engine::{Engine, EngineOptions},
@@ -39,9 +39,13 @@ pub fn serve(config: &Config) -> Result<(), String> {
         .build()
         .map_err(|error| format!("no event loop: {error}"))?;
     let server = Server::start(config)?;
-    main.block_on(server.until_asked(config))?;
-    main.block_on(server.stop(config));
-    Ok(())
+    main.block_on(async {
+        let signal = shutdown::asked().await;
+        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
+        tracing::info!(signal, "stopping");
+        server.stop(config).await;
+        Ok(())
+    })
 }
 
 /// The runtimes that are there.
@@ -116,25 +120,6 @@ impl Server {
         Ok(Server { announcer, manager, engine, executors, network, operator })
     }
 
-    /// Waits for a signal; says when every model has been tried.
-    async fn until_asked(&self, config: &Config) -> Result<(), String> {
-        let asked = shutdown::asked();
-        tokio::pin!(asked);
-        let signal = loop {
-            tokio::select! {
-                signal = &mut asked => break signal,
-                () = tokio::time::sleep(Duration::from_millis(20)), if !self.manager.settled() => {
-                    if self.manager.settled() {
-                        banner(&manager::banner(&self.engine.table.load(), &config.models));
-                    }
-                }
-            }
-        };
-        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
-        tracing::info!(signal, "stopping");
-        Ok(())
-    }
-
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     async fn stop(self, config: &Config) {
         let Server { announcer, manager, engine, executors, network, operator } = self;
@@ -193,7 +178,7 @@ impl Ports<'_> {
         Api {
             table: self.engine.table.clone(),
             infer: self.engine.clone(),
-            ready: Arc::new(move || engine.ready.load(Ordering::Acquire)),
+            ready: Arc::new(move || engine.ready()),
             control: self.config.control,
             max_request_bytes: self.config.max_request_bytes,
         }
@@ -217,14 +202,14 @@ impl Ports<'_> {
             },
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(threads, listeners, Service::Data(front), options, listener)
+        Network::start(threads, listeners, front, options, listener)
             .map_err(no_thread)
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
         let router = operator::router(&self.api(), Arc::new(prometheus::render));
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(1, vec![socket], Service::Operator(router), options, listener)
+        Network::start(1, vec![socket], router, options, listener)
             .map_err(no_thread)
     }
 }
