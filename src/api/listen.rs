@@ -23,7 +23,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, unix::AsyncFd},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tower::ServiceExt;
@@ -373,10 +373,13 @@ async fn accept(
     deal: mpsc::Sender<Accepted>,
     mut shutdown: shutdown::Listener,
 ) {
-    let socket = match &listener.socket {
-        Bound::Tcp(l) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
-        Bound::Unix(l, _) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
+    let fd = match &listener.socket {
+        Bound::Tcp(l) => l.as_raw_fd(),
+        Bound::Unix(l, _) => l.as_raw_fd(),
     };
+    // SAFETY: the descriptor is the listener's own, which outlives the registration: `socket` is declared after it and
+    // dropped before it.
+    let socket = unsafe { AsyncFd::register(fd) };
     let socket = match socket {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listener cannot be watched"),

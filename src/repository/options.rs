@@ -399,13 +399,13 @@ fn overlay(merged: &mut Value, own: &Value, present: &Value) {
     }
 }
 
-fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options)
 }
 
 /// A message of one line: file, line, what is wrong, what would be right.
-fn explain(file: &str, error: &serde_saphyr::Error) -> String {
+pub fn explain(file: &str, error: &serde_saphyr::Error) -> String {
     use serde_saphyr::{Error, MessageFormatter};
     let error = error.without_snippet();
     let place = match error.location() {
