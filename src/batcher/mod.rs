@@ -1,6 +1,7 @@
 //! Batching and execution: queues, the executor threads that run sessions, and the turn lane.
 
 pub mod assemble;
+pub mod budget;
 pub mod cost;
 pub mod executor;
 mod lines;

@@ -126,7 +126,7 @@ impl Manager {
 
     /// Starts no further load, publishes the empty table, and waits up to `limit` for what is under way; false when
     /// something still is.
-    pub fn close(self, limit: Duration) -> bool {
+    pub fn close(&self, limit: Duration) -> bool {
         // Full: already told.
         let _ = self.stop.try_send(());
         self.ended.recv_timeout(limit) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)

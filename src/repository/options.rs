@@ -330,7 +330,7 @@ impl ModelOptions {
     /// The options of a model: `text` of its model.yaml laid over `defaults`, key by key. `file` is its path relative
     /// to the repository, for the error, which names the file, the line and what is wrong with it.
     pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<ModelOptions, String> {
-        let fail = |error: &serde_saphyr::Error| yaml_error(file, text, error);
+        let fail = |error: &serde_saphyr::Error| explain(file, text, error);
         let present: Value = parse_yaml(text).map_err(|e| fail(&e))?;
         let base = ModelOptions::from(defaults);
         let present = match present {
@@ -399,14 +399,14 @@ fn overlay(merged: &mut Value, own: &Value, present: &Value) {
     }
 }
 
-fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options)
 }
 
 /// What is wrong with the YAML `text` of `file`, on one line: file, line, the line itself, what would be right. Used for
 /// the server's configuration too.
-pub fn yaml_error(file: &str, text: &str, error: &serde_saphyr::Error) -> String {
+pub fn explain(file: &str, text: &str, error: &serde_saphyr::Error) -> String {
     use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter};
     let error = error.without_snippet();
     let line = error.location().map_or(0, |l| l.line());
