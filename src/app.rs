@@ -1,16 +1,21 @@
 //! The composition root: configuration to rooms, rooms to a running server, and the way down again.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::{
     api::{
         body::BodyLimits,
         fast::Front,
         http, operator,
-        listen::{ListenOptions, Listener, Network, Service},
+        listen::{ListenOptions, Listener, Network},
         state::Api,
     },
     batcher::{
@@ -18,30 +23,95 @@ use crate::{
         executor::Executors,
         pool::{Pool, Threads},
     },
-    config::Config,
+    config::{Config, Loaded},
     repository::{
+        self,
+        check::Checked,
         loader::Backends,
         manager::{self, Deps, Manager},
+        options::Load,
     },
     runtime,
     serving::engine::{Engine, EngineOptions},
     shutdown::{self, Announcer, Phase},
-    telemetry::{prometheus, registry},
+    telemetry::{self, prometheus, registry},
 };
 
 /// How long the last phases may take together once connections have ended or were cut.
 const LAST_PHASES: Duration = Duration::from_secs(3);
 
-/// Serves until a signal ends it. The error is one that ended the start: nothing was served.
-pub fn serve(config: &Config) -> Result<(), String> {
+/// How long `onnxd explain` waits for a model to load.
+const EXPLAIN_LIMIT: Duration = Duration::from_secs(600);
+
+/// Serves until a signal ends it. Exit code 1: the start failed, and nothing was served.
+pub fn serve(loaded: Loaded) -> ExitCode {
+    let config = loaded.config;
+    let _log = match telemetry::logs::install(&config.log) {
+        Ok(guard) => guard,
+        Err(error) => return failed(&error),
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    banner(&format!("onnxd: {error}"));
+    ExitCode::FAILURE
+}
+
+fn run(config: &Config) -> Result<(), String> {
     let main = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("no event loop: {error}"))?;
     let server = Server::start(config)?;
-    main.block_on(server.until_asked(config))?;
-    main.block_on(server.stop(config));
-    Ok(())
+    server.tell_when_settled(config.models.clone());
+    main.block_on(async {
+        let signal = shutdown::asked().await;
+        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
+        tracing::info!(signal, "stopping");
+        server.stop(config).await;
+        Ok(())
+    })
+}
+
+/// One version that `onnxd check` looked at.
+pub struct Finding {
+    pub model: String,
+    /// `None`: the model as a whole.
+    pub version: Option<u64>,
+    /// Why it would not serve; `None`: it would.
+    pub problem: Option<String>,
+}
+
+/// Opens every version that a server with this configuration would load, and closes it again.
+pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
+    let verdict = repository::check::check(&config.repository(), &backends(config)?)?;
+    let finding = |checked: Checked| Finding {
+        model: checked.model.to_string(),
+        version: checked.version,
+        problem: checked.outcome.err(),
+    };
+    Ok(verdict.versions.into_iter().map(finding).collect())
+}
+
+/// Loads one model as a server would, and tells what was decided about it and why.
+pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
+    let (cores, threads) = threads(config);
+    let mut options = config.repository();
+    options.load = Load::Names(vec![model.to_owned()]);
+    let deps = Deps { backends: backends(config)?, pool: Pool::new(threads), cores };
+    let manager = Manager::start(&options, deps)?;
+    if !manager.wait_initial(EXPLAIN_LIMIT) {
+        return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
+    }
+    let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
+    Ok(version.explanation.clone())
 }
 
 /// The runtimes that are there.
@@ -71,9 +141,11 @@ pub fn threads(config: &Config) -> (usize, Threads) {
 }
 
 /// Everything that runs.
-struct Server {
+pub struct Server {
+    /// Where HTTP, gRPC and the operator's port listen.
+    pub addresses: [String; 3],
     announcer: Announcer,
-    manager: Manager,
+    manager: Arc<Manager>,
     engine: Arc<Engine>,
     executors: Executors,
     network: Network,
@@ -82,7 +154,7 @@ struct Server {
 
 impl Server {
     /// Binds first, so that health answers while models load and a port that is taken ends the start at once.
-    fn start(config: &Config) -> Result<Server, String> {
+    pub fn start(config: &Config) -> Result<Server, String> {
         let http = Listener::bind(&config.http, registry::Listener::Http)?;
         let grpc = Listener::bind(&config.grpc, registry::Listener::Grpc)?;
         let operator = Listener::bind(&config.operator, registry::Listener::Operator)?;
@@ -98,7 +170,8 @@ impl Server {
         }
         let pool = Pool::new(threads);
         let executors = Executors::start(&pool).map_err(no_thread)?;
-        let manager = Manager::start(&config.repository(), Deps { backends, pool, cores })?;
+        let deps = Deps { backends, pool, cores };
+        let manager = Arc::new(Manager::start(&config.repository(), deps)?);
         let options = EngineOptions {
             request_memory_bytes: config.request_memory_bytes,
             max_deadline: millis(config.max_deadline_ms),
@@ -111,33 +184,26 @@ impl Server {
             ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
         let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
 
-        let [http, grpc, operator_at] = addresses;
+        let [http, grpc, operator_at] = &addresses;
         banner(&format!("listening http={http} grpc={grpc} operator={operator_at}"));
-        Ok(Server { announcer, manager, engine, executors, network, operator })
+        Ok(Server { addresses, announcer, manager, engine, executors, network, operator })
     }
 
-    /// Waits for a signal; says when every model has been tried.
-    async fn until_asked(&self, config: &Config) -> Result<(), String> {
-        let asked = shutdown::asked();
-        tokio::pin!(asked);
-        let signal = loop {
-            tokio::select! {
-                signal = &mut asked => break signal,
-                () = tokio::time::sleep(Duration::from_millis(20)), if !self.manager.settled() => {
-                    if self.manager.settled() {
-                        banner(&manager::banner(&self.engine.table.load(), &config.models));
-                    }
-                }
-            }
-        };
-        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
-        tracing::info!(signal, "stopping");
-        Ok(())
+    /// Prints what is served once every model has been tried.
+    fn tell_when_settled(&self, models: PathBuf) {
+        let manager = self.manager.clone();
+        let told = thread::Builder::new().name("onnxd-banner".into()).spawn(move || {
+            while !manager.wait_initial(EXPLAIN_LIMIT) {}
+            banner(&manager::banner(&manager.table.load(), &models));
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "the banner's thread could not be started");
+        }
     }
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
-    async fn stop(self, config: &Config) {
-        let Server { announcer, manager, engine, executors, network, operator } = self;
+    pub async fn stop(self, config: &Config) {
+        let Server { announcer, manager, engine, executors, network, operator, .. } = self;
         let again = shutdown::asked();
         tokio::pin!(again);
         engine.drain();
@@ -193,7 +259,7 @@ impl Ports<'_> {
         Api {
             table: self.engine.table.clone(),
             infer: self.engine.clone(),
-            ready: Arc::new(move || engine.ready.load(Ordering::Acquire)),
+            ready: Arc::new(move || engine.ready()),
             control: self.config.control,
             max_request_bytes: self.config.max_request_bytes,
         }
@@ -217,14 +283,14 @@ impl Ports<'_> {
             },
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(threads, listeners, Service::Data(front), options, listener)
+        Network::start(threads, listeners, front, options, listener)
             .map_err(no_thread)
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
         let router = operator::router(&self.api(), Arc::new(prometheus::render));
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(1, vec![socket], Service::Operator(router), options, listener)
+        Network::start(1, vec![socket], router, options, listener)
             .map_err(no_thread)
     }
 }

@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tower::ServiceExt;
 
 use super::{
@@ -39,17 +38,17 @@ pub struct Front {
 
 /// Answers one request, whatever it asks for.
 pub async fn answer(
-    front: Arc<Front>,
+    front: &Front,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let received = now();
     if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
-        return Ok(grpc_infer(&front, request, received).await);
+        return Ok(grpc_infer(front, request, received).await);
     }
     if let Some(target) = infer_target(request.uri().path()) {
         if request.method() == Method::POST {
             let result = match target {
-                Ok(target) => http_infer(&front, request, target, received).await,
+                Ok(target) => http_infer(front, request, target, received).await,
                 Err(error) => Err(error),
             };
             return Ok(result.unwrap_or_else(|error| http_error(&error)));
@@ -71,23 +70,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 // ---- gRPC
 
 async fn grpc_infer(front: &Front, request: Request<Incoming>, received: Tick) -> Response<Body> {
-    match grpc_answer(front, request, received).await {
-        Ok(response) => {
-            let mut head = BytesMut::new();
-            let chunks = wire::grpc::encode_response(&response, &mut head);
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            grpc_head(Body::chunks(chunks, Some(trailers)))
-        }
-        Err(error) => grpc_error(&error),
-    }
+    grpc_answer(front, request, received).await.unwrap_or_else(|error| grpc_error(&error))
 }
 
 async fn grpc_answer(
     front: &Front,
     request: Request<Incoming>,
     received: Tick,
-) -> Result<InferResponse, Error> {
+) -> Result<Response<Body>, Error> {
     let timeout = request.headers().get("grpc-timeout");
     let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
     let mut charge = front.engine.budget.charge();
@@ -95,7 +85,11 @@ async fn grpc_answer(
     let message = grpc_message(&framed)?;
     let request = wire::grpc::decode_request(&message)?;
     drop((framed, message));
-    front.engine.infer(request, received, timeout).await
+    let response = front.engine.infer(request, received, timeout).await?;
+    let chunks = wire::grpc::encode_response(&response, &mut BytesMut::new())?;
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    Ok(grpc_head(Body::chunks(chunks, Some(trailers))))
 }
 
 /// The one message of a unary call: a flag byte, a length, the message.

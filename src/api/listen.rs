@@ -23,7 +23,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, unix::AsyncFd},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tower::ServiceExt;
@@ -155,25 +155,43 @@ pub struct ListenOptions {
     pub drain_timeout: Duration,
 }
 
-/// Who answers on a set of listeners.
-#[derive(Clone)]
-pub enum Service {
-    /// The data ports: the fast lane, and the routers behind it.
-    Data(Arc<Front>),
-    /// The operator's port.
-    Operator(axum::Router),
+/// Who answers on a set of listeners; one clone a request.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Whether its threads run models: they take turns (`batcher::turn`).
+    const RUNS_MODELS: bool;
+
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send;
 }
 
-impl Service {
-    async fn answer(self, mut request: Request<Incoming>, peer: Peer) -> Result<Response<Body>, Infallible> {
-        match self {
-            Service::Data(front) => fast::answer(front, request).await,
-            Service::Operator(router) => {
-                request.extensions_mut().insert(peer);
-                let response = router.oneshot(request.map(axum::body::Body::new)).await?;
-                Ok(response.map(Body::Routed))
-            }
-        }
+/// The data ports: the fast lane, and the routers behind it.
+impl Answer for Arc<Front> {
+    const RUNS_MODELS: bool = true;
+
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        _peer: Peer,
+    ) -> Result<Response<Body>, Infallible> {
+        fast::answer(&self, request).await
+    }
+}
+
+/// The operator's port.
+impl Answer for axum::Router {
+    const RUNS_MODELS: bool = false;
+
+    async fn answer(
+        self,
+        mut request: Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Body>, Infallible> {
+        request.extensions_mut().insert(peer);
+        let response = self.oneshot(request.map(axum::body::Body::new)).await?;
+        Ok(response.map(Body::Routed))
     }
 }
 
@@ -197,24 +215,24 @@ pub struct Network {
 
 impl Network {
     /// Starts `count` network threads; the first accepts on `listeners` and deals connections out in turn.
-    pub fn start(
+    pub fn start<A: Answer>(
         count: usize,
         listeners: Vec<Listener>,
-        service: Service,
+        service: A,
         options: ListenOptions,
         shutdown: shutdown::Listener,
     ) -> io::Result<Network> {
         let mut inboxes = Vec::new();
         let mut threads = Vec::new();
-        let data = matches!(service, Service::Data(_));
+        let turn = |slot| A::RUNS_MODELS.then_some(slot);
         for slot in 1..count {
             let (sender, receiver) = mpsc::channel(256);
             inboxes.push(sender);
             let home = Home { service: service.clone(), options, shutdown: shutdown.clone() };
-            threads.push(spawn(data.then_some(slot), move || home.receive(receiver))?);
+            threads.push(spawn(turn(slot), move || home.receive(receiver))?);
         }
         let home = Home { service, options, shutdown };
-        threads.push(spawn(data.then_some(0), move || home.accept(listeners, inboxes))?);
+        threads.push(spawn(turn(0), move || home.accept(listeners, inboxes))?);
         Ok(Network { threads })
     }
 
@@ -250,13 +268,13 @@ where
 }
 
 /// What a network thread needs to serve its connections.
-struct Home {
-    service: Service,
+struct Home<A> {
+    service: A,
     options: ListenOptions,
     shutdown: shutdown::Listener,
 }
 
-impl Home {
+impl<A: Answer> Home<A> {
     async fn receive(self, mut inbox: mpsc::Receiver<Accepted>) {
         let (open, ended) = group();
         while let Some(accepted) = inbox.recv().await {
@@ -323,7 +341,7 @@ impl Home {
     }
 
     /// One task a connection; `held` is let go when it ends.
-    fn spawn<I, H>(&self, socket: Socket<I>, service: Service, held: H)
+    fn spawn<I, H>(&self, socket: Socket<I>, service: A, held: H)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         H: Send + 'static,
@@ -355,10 +373,13 @@ async fn accept(
     deal: mpsc::Sender<Accepted>,
     mut shutdown: shutdown::Listener,
 ) {
-    let socket = match &listener.socket {
-        Bound::Tcp(l) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
-        Bound::Unix(l, _) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
+    let fd = match &listener.socket {
+        Bound::Tcp(l) => l.as_raw_fd(),
+        Bound::Unix(l, _) => l.as_raw_fd(),
     };
+    // SAFETY: the descriptor is the listener's own, which outlives the registration: `socket` is declared after it and
+    // dropped before it.
+    let socket = unsafe { AsyncFd::register(fd) };
     let socket = match socket {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
@@ -419,9 +440,9 @@ fn take(listener: &Bound) -> io::Result<(Stream, Peer)> {
 }
 
 /// Serves one connection, HTTP/1.1 or HTTP/2 as it speaks, until it ends or the drain ends it.
-async fn connection<I>(
+async fn connection<I, A: Answer>(
     socket: Socket<I>,
-    service: Service,
+    service: A,
     options: ListenOptions,
     mut shutdown: shutdown::Listener,
 ) where

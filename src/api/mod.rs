@@ -12,6 +12,7 @@ pub mod operator;
 pub mod path;
 pub mod proto;
 pub mod state;
+pub mod status;
 
 #[cfg(test)]
 mod fixture;

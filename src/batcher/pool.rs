@@ -129,11 +129,8 @@ impl Pool {
         match result {
             Ok(pushed) => {
                 let short = pushed.least.is_some_and(|least| least <= RESERVE_COST);
-                match idle {
-                    _ if !pushed.runnable => {}
-                    [1.., _] => drop(self.main.notify_one()),
-                    [0, 1..] if short => drop(self.reserve.notify_one()),
-                    _ => {}
+                if pushed.runnable {
+                    self.wake(idle, short);
                 }
                 Ok(())
             }
@@ -164,11 +161,8 @@ impl Pool {
                 let more = inner.schedule.active() > 0;
                 drop(inner);
                 // Another batch may be due already: whoever is idle looks too.
-                match idle {
-                    _ if !more => {}
-                    [1.., _] => drop(self.main.notify_one()),
-                    [_, 1..] => drop(self.reserve.notify_one()),
-                    _ => {}
+                if more {
+                    self.wake(idle, true);
                 }
                 return Work::Run(ticket);
             }
@@ -187,6 +181,15 @@ impl Pool {
                 _ => condvar.wait(&mut inner),
             }
             inner.idle[own] -= 1;
+        }
+    }
+
+    /// Wakes one that is idle: an executor, or else the reserve where the run may be short enough for it.
+    fn wake(&self, [main, reserve]: [usize; 2], short: bool) {
+        if main > 0 {
+            self.main.notify_one();
+        } else if reserve > 0 && short {
+            self.reserve.notify_one();
         }
     }
 

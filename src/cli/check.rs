@@ -9,7 +9,11 @@ use super::{
     output::{self, Output},
     settings::Settings,
 };
-use crate::{app, config::Loaded};
+use crate::{
+    app,
+    config::Loaded,
+    repository::check::{self, Checked, Verdict},
+};
 
 /// Check a configuration and every model of its repository without serving
 #[derive(clap::Args, Debug)]
@@ -26,41 +30,55 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let loaded = args.settings.load()?;
-    let findings = app::check(&loaded.config).map_err(Failure::failed)?;
-    let failed = findings.iter().filter(|finding| finding.problem.is_some()).count();
+    let backends = app::backends(&loaded.config).map_err(Failure::failed)?;
+    let verdict =
+        check::check(&loaded.config.repository(), &backends).map_err(Failure::failed)?;
     match args.output {
-        Output::Json => output::show(&machine(&loaded, &findings), Output::Json),
-        Output::Text => output::say(&person(&loaded, &findings)),
+        Output::Json => output::show(&machine(&loaded, &verdict), Output::Json),
+        Output::Text => output::say(&person(&loaded, &verdict)),
     }
-    match failed {
-        0 => Ok(ExitCode::SUCCESS),
-        1 => Err(Failure::does_not_hold("1 version would not serve")),
-        n => Err(Failure::does_not_hold(format!("{n} versions would not serve"))),
+    let failed = verdict.versions.iter().filter(|checked| checked.outcome.is_err()).count();
+    match (verdict.ready, failed) {
+        (true, 0) => Ok(ExitCode::SUCCESS),
+        (true, n) => Err(Failure::does_not_hold(format!("{n} of these would not serve"))),
+        (false, n) => Err(Failure::does_not_hold(format!(
+            "{n} of these would not serve, and the server would not become ready"
+        ))),
     }
 }
 
-fn machine(loaded: &Loaded, findings: &[app::Finding]) -> Value {
+fn machine(loaded: &Loaded, verdict: &Verdict) -> Value {
     let values: Vec<Value> = loaded
         .values()
         .into_iter()
         .map(|(key, value, origin)| json!({"key": key, "value": value, "from": origin.to_string()}))
         .collect();
-    json!({"configuration": values, "warnings": loaded.warnings, "models": table(findings)})
+    json!({
+        "configuration": values,
+        "warnings": loaded.warnings,
+        "models": table(verdict),
+        "ready": verdict.ready,
+    })
 }
 
-fn table(findings: &[app::Finding]) -> Vec<Value> {
-    let row = |finding: &app::Finding| {
+fn table(verdict: &Verdict) -> Vec<Value> {
+    let row = |checked: &Checked| {
+        let (serves, says) = match &checked.outcome {
+            Ok(runtime) => (true, runtime),
+            Err(problem) => (false, problem),
+        };
         json!({
-            "model": finding.model,
-            "version": finding.version,
-            "result": finding.problem.as_deref().unwrap_or("ok"),
+            "model": &*checked.model,
+            "version": checked.version,
+            "serves": serves,
+            "says": says,
         })
     };
-    findings.iter().map(row).collect()
+    verdict.versions.iter().map(row).collect()
 }
 
 /// Only what somebody set: the defaults are in config.example.yaml.
-fn person(loaded: &Loaded, findings: &[app::Finding]) -> String {
+fn person(loaded: &Loaded, verdict: &Verdict) -> String {
     let set: Vec<Value> = loaded
         .values()
         .into_iter()
@@ -76,10 +94,10 @@ fn person(loaded: &Loaded, findings: &[app::Finding]) -> String {
     for warning in &loaded.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    if findings.is_empty() {
+    if verdict.versions.is_empty() {
         text.push_str("models: none\n");
     } else {
-        text.push_str(&output::text(&json!({"models": table(findings)})));
+        text.push_str(&output::text(&json!({"models": table(verdict)})));
     }
     text
 }
