@@ -9,11 +9,7 @@ use super::{
     output::{self, Output},
     settings::Settings,
 };
-use crate::{
-    app,
-    config::Loaded,
-    repository::check::{self, Checked, Verdict},
-};
+use crate::{app, config::Loaded};
 
 /// Check a configuration and every model of its repository without serving
 #[derive(clap::Args, Debug)]
@@ -30,55 +26,41 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let loaded = args.settings.load()?;
-    let backends = app::backends(&loaded.config).map_err(Failure::failed)?;
-    let verdict =
-        check::check(&loaded.config.repository(), &backends).map_err(Failure::failed)?;
+    let findings = app::check(&loaded.config).map_err(Failure::failed)?;
+    let failed = findings.iter().filter(|finding| finding.problem.is_some()).count();
     match args.output {
-        Output::Json => output::show(&machine(&loaded, &verdict), Output::Json),
-        Output::Text => output::say(&person(&loaded, &verdict)),
+        Output::Json => output::show(&machine(&loaded, &findings), Output::Json),
+        Output::Text => output::say(&person(&loaded, &findings)),
     }
-    let failed = verdict.versions.iter().filter(|checked| checked.outcome.is_err()).count();
-    match (verdict.ready, failed) {
-        (true, 0) => Ok(ExitCode::SUCCESS),
-        (true, n) => Err(Failure::does_not_hold(format!("{n} of these would not serve"))),
-        (false, n) => Err(Failure::does_not_hold(format!(
-            "{n} of these would not serve, and the server would not become ready"
-        ))),
+    match failed {
+        0 => Ok(ExitCode::SUCCESS),
+        1 => Err(Failure::does_not_hold("1 version would not serve")),
+        n => Err(Failure::does_not_hold(format!("{n} versions would not serve"))),
     }
 }
 
-fn machine(loaded: &Loaded, verdict: &Verdict) -> Value {
+fn machine(loaded: &Loaded, findings: &[app::Finding]) -> Value {
     let values: Vec<Value> = loaded
         .values()
         .into_iter()
         .map(|(key, value, origin)| json!({"key": key, "value": value, "from": origin.to_string()}))
         .collect();
-    json!({
-        "configuration": values,
-        "warnings": loaded.warnings,
-        "models": table(verdict),
-        "ready": verdict.ready,
-    })
+    json!({"configuration": values, "warnings": loaded.warnings, "models": table(findings)})
 }
 
-fn table(verdict: &Verdict) -> Vec<Value> {
-    let row = |checked: &Checked| {
-        let (serves, says) = match &checked.outcome {
-            Ok(runtime) => (true, runtime),
-            Err(problem) => (false, problem),
-        };
+fn table(findings: &[app::Finding]) -> Vec<Value> {
+    let row = |finding: &app::Finding| {
         json!({
-            "model": &*checked.model,
-            "version": checked.version,
-            "serves": serves,
-            "says": says,
+            "model": finding.model,
+            "version": finding.version,
+            "result": finding.problem.as_deref().unwrap_or("ok"),
         })
     };
-    verdict.versions.iter().map(row).collect()
+    findings.iter().map(row).collect()
 }
 
 /// Only what somebody set: the defaults are in config.example.yaml.
-fn person(loaded: &Loaded, verdict: &Verdict) -> String {
+fn person(loaded: &Loaded, findings: &[app::Finding]) -> String {
     let set: Vec<Value> = loaded
         .values()
         .into_iter()
@@ -94,10 +76,10 @@ fn person(loaded: &Loaded, verdict: &Verdict) -> String {
     for warning in &loaded.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    if verdict.versions.is_empty() {
+    if findings.is_empty() {
         text.push_str("models: none\n");
     } else {
-        text.push_str(&output::text(&json!({"models": table(verdict)})));
+        text.push_str(&output::text(&json!({"models": table(findings)})));
     }
     text
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Failure, settings::Settings};
-use crate::{app, telemetry::logs};
+use crate::app;
 
 /// Serve the models of a repository until told to stop (SIGTERM, SIGINT)
 #[derive(clap::Args, Debug)]
@@ -16,14 +16,5 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let loaded = args.settings.load()?;
-    let log = logs::install(&loaded.config.log).map_err(Failure::failed)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    let served = app::serve(&loaded.config);
-    // The last lines of the log come before the last word.
-    drop(log);
-    served.map_err(Failure::failed)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(app::serve(args.settings.load()?))
 }
