@@ -318,13 +318,13 @@ fn kubernetes(name: &str) -> bool {
 
 /// The file's configuration, and the file as it is, for which keys it has.
 fn read_file(name: &str, text: &str) -> Result<(Value, Value), String> {
-    let present: Value = parse_yaml(text).map_err(|error| explain(name, &error))?;
+    let present: Value = parse_yaml(text).map_err(|error| explain(name, text, &error))?;
     match present {
         Value::Null => return Ok((Value::Null, Value::Null)),
         Value::Object(_) => {}
         _ => return Err(format!("{name}: expected keys and values, as in `http: 127.0.0.1:8000`")),
     }
-    let typed: Config = parse_yaml(text).map_err(|error| explain(name, &error))?;
+    let typed: Config = parse_yaml(text).map_err(|error| explain(name, text, &error))?;
     typed.check().map_err(|error| format!("{name}: {error}"))?;
     Ok((to_value(&typed)?, present))
 }

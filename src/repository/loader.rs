@@ -1,6 +1,7 @@
 //! Opens a version: bytes, graph, runtime, sessions, probe, mode; at the end stands what serves, or why not.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     batcher::{
         cost::CostModel,
-        mode::{self, Choice, Evidence},
+        mode::{self, Choice, Evidence, Execution},
         pool::Pool,
         served::{Served, ServedParts, Sessions},
     },
@@ -127,10 +128,12 @@ impl Loader {
 
     fn finish(&self, job: &Job, opened: Opened, start: Instant) -> Arc<Version> {
         let options = &job.options;
-        let slots = self.pool.threads.slots();
-        let sessions = Sessions::new(opened.session.clone(), slots);
-        let replicas = self.replicate(&sessions, &opened, &options.session, slots);
         let choice = decide(&opened, options);
+        let threads = self.pool.threads;
+        // Network threads run nothing but the turn.
+        let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
+        let sessions = Sessions::new(opened.session.clone(), threads.slots());
+        let replicas = self.replicate(&sessions, &opened, &options.session, first..threads.slots());
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
             cost.seed(&probe.points);
@@ -173,33 +176,36 @@ impl Loader {
         })
     }
 
-    /// Gives each thread a session of its own where the model is small and memory allows; says how many got one.
+    /// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got
+    /// one.
     fn replicate(
         &self,
         sessions: &Sessions,
         opened: &Opened,
         options: &SessionOptions,
-        slots: usize,
+        slots: Range<usize>,
     ) -> usize {
         if opened.weights >= REPLICATED_WEIGHTS {
             return 0;
         }
-        for slot in 0..slots {
+        let mut given = 0;
+        for slot in slots {
             let Some(memory) = self.budget.reserve(opened.weights + SESSION_OVERHEAD) else {
-                return slot;
+                break;
             };
             match opened.backend.open(&opened.source, options) {
                 Ok(session) => {
-                    sessions.set_own(slot, Arc::new(Replica { session, _memory: memory }))
+                    sessions.set_own(slot, Arc::new(Replica { session, _memory: memory }));
                 }
                 Err(reason) => {
                     let model = &opened.source.label;
                     tracing::warn!(model, reason, "a further session could not be opened");
-                    return slot;
+                    break;
                 }
             }
+            given += 1;
         }
-        slots
+        given
     }
 }
 
