@@ -409,10 +409,12 @@ def train_language(rows):
 
 def language_graph(table, w0, b0, w1, b1, labels):
     g = Graph("language")
-    g.op("Cast", ["tokens"], "ink", to=F32)
-    g.op("Min", ["ink", g.param("one", [1.0])], "mask")  # tokens are 0 or more: 0 stays 0, the rest becomes 1
+    # Any number is taken as the nearest byte, so that no request makes the lookup fail.
+    g.op("Clip", ["tokens", g.param("zero", 0, np.int64), g.param("highest", 255, np.int64)], "bytes")
+    g.op("Cast", ["bytes"], "ink", to=F32)
+    g.op("Min", ["ink", g.param("one", [1.0])], "mask")  # 0 stays 0, the rest becomes 1
     g.op("Unsqueeze", ["mask", g.param("axis_last", [2], np.int64)], "mask3")
-    g.op("Gather", [g.param("table", table), "tokens"], "looked_up", axis=0)
+    g.op("Gather", [g.param("table", table), "bytes"], "looked_up", axis=0)
     g.op("Mul", ["looked_up", "mask3"], "embedded")
     g.op("Transpose", ["embedded"], "channels", perm=[0, 2, 1])
     kernel = w0.reshape(KERNEL, EMBED, FILTERS).transpose(2, 1, 0)

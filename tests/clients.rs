@@ -190,7 +190,10 @@ impl Server {
             let mut peer = TcpStream::connect(&self.http)?;
             peer.set_read_timeout(Some(Duration::from_secs(5)))?;
             let host = &self.http;
-            write!(peer, "GET /v2/health/ready HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+            write!(
+                peer,
+                "GET /v2/health/ready HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            )?;
             let mut answer = Vec::new();
             peer.read_to_end(&mut answer)?;
             Ok(answer.starts_with(b"HTTP/1.1 200"))
