@@ -189,6 +189,11 @@ impl Server {
         Ok(Server { addresses, announcer, manager, engine, executors, network, operator })
     }
 
+    /// Waits until every wanted version has been tried; false when `limit` passed first.
+    pub fn wait_loaded(&self, limit: Duration) -> bool {
+        self.manager.wait_initial(limit)
+    }
+
     /// Prints what is served once every model has been tried.
     fn tell_when_settled(&self, models: PathBuf) {
         let manager = self.manager.clone();
