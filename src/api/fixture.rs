@@ -1,0 +1,148 @@
+//! For tests: a table with models in every state, without a runtime.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use serde_json::json;
+
+use super::state::{Answer, Api, Infer};
+use crate::{
+    batcher::{
+        cost::CostModel,
+        options::{BatchOptions, Mode},
+        pool::{Pool, Threads},
+        served::{Served, ServedParts, Sessions},
+    },
+    repository::{
+        options::ModelOptions,
+        table::{Model, State, Table, Version},
+    },
+    runtime::session::{Cancel, Outputs, RunError, Session},
+    telemetry::stats::VersionStats,
+    types::{
+        datatype::Datatype,
+        error::Error,
+        model::{Dim, Signature, TensorSpec},
+        request::InferRequest,
+        tensor::TensorView,
+    },
+};
+
+/// Refuses everything, as an overloaded engine does.
+struct Full;
+
+impl Infer for Full {
+    fn infer(&self, request: InferRequest, _: Option<Duration>) -> Answer<'_> {
+        let message = format!("the queue of {} is full", request.model);
+        Box::pin(async move { Err(Error::overloaded(message, Duration::from_secs(2))) })
+    }
+}
+
+/// Never run.
+struct Still(Arc<Signature>);
+
+impl Session for Still {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.0
+    }
+
+    fn providers(&self) -> &[String] {
+        &[]
+    }
+
+    fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
+        Err(RunError::Failed("not here to run".into()))
+    }
+}
+
+/// Handlers over `digits` (versions 1 and 2 serve, 3 loads, 4 failed), `broken` (no version serves) and `empty`.
+pub fn api() -> Api {
+    let digits = vec![
+        (1, State::Ready(version("digits", 1))),
+        (2, State::Ready(version("digits", 2))),
+        (3, State::Loading),
+        (4, State::Failed("the file is cut off".into())),
+    ];
+    let broken = vec![(1, State::Failed("unknown operator Foo".into()))];
+    let mut empty = model("empty", vec![]);
+    empty.failed = Some("model.yaml: unknown key 'speed'".into());
+    let mut table = Table::default();
+    for model in [model("digits", digits), model("broken", broken), empty] {
+        table.models.insert(model.name.clone(), Arc::new(model));
+    }
+    Api {
+        table: Arc::new(ArcSwap::from_pointee(table)),
+        infer: Arc::new(Full),
+        ready: Arc::new(AtomicBool::new(true)),
+        control: false,
+        max_request_bytes: 1 << 20,
+    }
+}
+
+fn model(name: &str, versions: Vec<(u64, State)>) -> Model {
+    let versions: BTreeMap<u64, State> = versions.into_iter().collect();
+    let current = versions.values().rev().find_map(|state| match state {
+        State::Ready(version) => Some(version.clone()),
+        _ => None,
+    });
+    Model { name: name.into(), failed: None, versions, current }
+}
+
+fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
+    let dims = dims.iter().map(|&n| if n < 0 { Dim::Symbol("N".into()) } else { Dim::Fixed(n) });
+    TensorSpec {
+        name: name.into(),
+        datatype,
+        dims: Some(dims.collect()),
+        optional: false,
+        labels: None,
+    }
+}
+
+fn version(model: &str, number: u64) -> Arc<Version> {
+    let signature = Arc::new(Signature {
+        inputs: vec![spec("image", Datatype::Fp32, &[-1, 8, 8])],
+        outputs: vec![spec("label", Datatype::Bytes, &[-1])],
+        can_batch: true,
+    });
+    let label: Arc<str> = number.to_string().into();
+    let stats = Arc::new(VersionStats::new(&format!("api-fixture-{model}"), &label));
+    Arc::new(Version {
+        model: model.into(),
+        number,
+        label: label.clone(),
+        signature: signature.clone(),
+        served: served(model, label, &signature, &stats),
+        stats,
+        platform: "onnxruntime_onnx",
+        backend: "ort",
+        providers: vec!["CPUExecutionProvider".into()],
+        default_timeout: None,
+        options: Arc::new(ModelOptions::default()),
+        explanation: json!({ "mode": "single" }),
+    })
+}
+
+fn served(
+    model: &str,
+    version: Arc<str>,
+    signature: &Arc<Signature>,
+    stats: &Arc<VersionStats>,
+) -> Arc<Served> {
+    Served::new(ServedParts {
+        model: model.into(),
+        version,
+        sessions: Sessions::new(Arc::new(Still(signature.clone())), 0),
+        signature: signature.clone(),
+        mode: Mode::Single,
+        turn_rows: 1,
+        options: BatchOptions::default(),
+        cost: CostModel::new(),
+        stats: stats.clone(),
+        pool: Pool::new(Threads { network: 1, executors: 1 }),
+    })
+}
