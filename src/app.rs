@@ -1,1 +1,314 @@
-//! (being built)
+//! The composition root: configuration to rooms, rooms to a running server, and the way down again.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    api::{
+        body::BodyLimits,
+        fast::Front,
+        http, operator,
+        listen::{ListenOptions, Listener, Network},
+        state::Api,
+    },
+    batcher::{
+        budget,
+        executor::Executors,
+        pool::{Pool, Threads},
+    },
+    config::{Config, Loaded},
+    repository::{
+        self,
+        check::Checked,
+        loader::Backends,
+        manager::{self, Deps, Manager},
+        options::Load,
+    },
+    runtime,
+    serving::engine::{Engine, EngineOptions},
+    shutdown::{self, Announcer, Phase},
+    telemetry::{self, prometheus, registry},
+};
+
+/// How long the last phases may take together once connections have ended or were cut.
+const LAST_PHASES: Duration = Duration::from_secs(3);
+
+/// How long `onnxd explain` waits for a model to load.
+const EXPLAIN_LIMIT: Duration = Duration::from_secs(600);
+
+/// Serves until a signal ends it. Exit code 1: the start failed, and nothing was served.
+pub fn serve(loaded: Loaded) -> ExitCode {
+    let config = loaded.config;
+    let _log = match telemetry::logs::install(&config.log) {
+        Ok(guard) => guard,
+        Err(error) => return failed(&error),
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    banner(&format!("onnxd: {error}"));
+    ExitCode::FAILURE
+}
+
+fn run(config: &Config) -> Result<(), String> {
+    let main = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no event loop: {error}"))?;
+    let server = Server::start(config)?;
+    server.tell_when_settled(config.models.clone());
+    main.block_on(async {
+        let signal = shutdown::asked().await;
+        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
+        tracing::info!(signal, "stopping");
+        server.stop(config).await;
+        Ok(())
+    })
+}
+
+/// One version that `onnxd check` looked at.
+pub struct Finding {
+    pub model: String,
+    /// `None`: the model as a whole.
+    pub version: Option<u64>,
+    /// Why it would not serve; `None`: it would.
+    pub problem: Option<String>,
+}
+
+/// Opens every version that a server with this configuration would load, and closes it again.
+pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
+    let verdict = repository::check::check(&config.repository(), &backends(config)?)?;
+    let finding = |checked: Checked| Finding {
+        model: checked.model.to_string(),
+        version: checked.version,
+        problem: checked.outcome.err(),
+    };
+    Ok(verdict.versions.into_iter().map(finding).collect())
+}
+
+/// Loads one model as a server would, and tells what was decided about it and why.
+pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
+    let (cores, threads) = threads(config);
+    let mut options = config.repository();
+    options.load = Load::Names(vec![model.to_owned()]);
+    let deps = Deps { backends: backends(config)?, pool: Pool::new(threads), cores };
+    let manager = Manager::start(&options, deps)?;
+    if !manager.wait_initial(EXPLAIN_LIMIT) {
+        return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
+    }
+    let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
+    Ok(version.explanation.clone())
+}
+
+/// The runtimes that are there.
+pub fn backends(config: &Config) -> Result<Backends, String> {
+    let explicit = (!config.onnxruntime_lib.as_os_str().is_empty())
+        .then_some(config.onnxruntime_lib.as_path());
+    let ort = runtime::ort::open_library(explicit);
+    if let (Err(error), Some(_)) = (&ort, explicit) {
+        return Err(error.clone());
+    }
+    Ok(Backends { ort, tract: Some(runtime::tract::backend()) })
+}
+
+/// The process's threads within its budget of cores.
+pub fn threads(config: &Config) -> (usize, Threads) {
+    let cores = match config.threads {
+        0 => budget::cores(),
+        n => n,
+    };
+    let network = match config.network_threads {
+        // Few do much: they carry the bytes and the tiniest models, and share the cores with the executors.
+        0 => cores.div_ceil(4),
+        n => n,
+    };
+    let executors = (cores / config.defaults.session.intra_op_threads.max(1)).max(1);
+    (cores, Threads { network, executors })
+}
+
+/// Everything that runs.
+pub struct Server {
+    /// Where HTTP, gRPC and the operator's port listen.
+    pub addresses: [String; 3],
+    announcer: Announcer,
+    manager: Arc<Manager>,
+    engine: Arc<Engine>,
+    executors: Executors,
+    network: Network,
+    operator: Option<Network>,
+}
+
+impl Server {
+    /// Binds first, so that health answers while models load and a port that is taken ends the start at once.
+    pub fn start(config: &Config) -> Result<Server, String> {
+        let http = Listener::bind(&config.http, registry::Listener::Http)?;
+        let grpc = Listener::bind(&config.grpc, registry::Listener::Grpc)?;
+        let operator = Listener::bind(&config.operator, registry::Listener::Operator)?;
+        let addresses = [&http, &grpc, &operator]
+            .map(|l| l.as_ref().map_or("off".to_owned(), Listener::address));
+
+        let (cores, threads) = threads(config);
+        let backends = backends(config)?;
+        tracing::info!(cores, network = threads.network, executors = threads.executors, "starting");
+        match &backends.ort {
+            Ok(ort) => tracing::info!("models run on {}", ort.describe()),
+            Err(why) => tracing::warn!("ONNX Runtime is not here, models run on tract: {why}"),
+        }
+        let pool = Pool::new(threads);
+        let executors = Executors::start(&pool).map_err(no_thread)?;
+        let deps = Deps { backends, pool, cores };
+        let manager = Arc::new(Manager::start(&config.repository(), deps)?);
+        let options = EngineOptions {
+            request_memory_bytes: config.request_memory_bytes,
+            max_deadline: millis(config.max_deadline_ms),
+            max_requests: config.max_requests,
+        };
+        let engine = Arc::new(Engine::new(manager.table.clone(), manager.ready.clone(), &options));
+        let (announcer, listener) = shutdown::channel();
+        let ports = Ports { config, engine: &engine, listener: &listener };
+        let network =
+            ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
+        let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
+
+        let [http, grpc, operator_at] = &addresses;
+        banner(&format!("listening http={http} grpc={grpc} operator={operator_at}"));
+        Ok(Server { addresses, announcer, manager, engine, executors, network, operator })
+    }
+
+    /// Waits until every wanted version has been tried; false when `limit` passed first.
+    pub fn wait_loaded(&self, limit: Duration) -> bool {
+        self.manager.wait_initial(limit)
+    }
+
+    /// Prints what is served once every model has been tried.
+    fn tell_when_settled(&self, models: PathBuf) {
+        let manager = self.manager.clone();
+        let told = thread::Builder::new().name("onnxd-banner".into()).spawn(move || {
+            while !manager.wait_initial(EXPLAIN_LIMIT) {}
+            banner(&manager::banner(&manager.table.load(), &models));
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "the banner's thread could not be started");
+        }
+    }
+
+    /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
+    pub async fn stop(self, config: &Config) {
+        let Server { announcer, manager, engine, executors, network, operator, .. } = self;
+        let again = shutdown::asked();
+        tokio::pin!(again);
+        engine.drain();
+        announcer.announce(Phase::Unready);
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => {}
+            _ = &mut again => {}
+        }
+        announcer.announce(Phase::Draining);
+        let limit = Instant::now() + Duration::from_millis(config.drain_timeout_ms);
+        let ended = tokio::task::spawn_blocking(move || {
+            network.join();
+            if let Some(operator) = operator {
+                operator.join();
+            }
+        });
+        tokio::pin!(ended);
+        let patience = tokio::time::sleep_until(limit.into());
+        tokio::select! {
+            _ = &mut ended => {}
+            () = patience => {
+                tracing::warn!("connections are still open after drain_timeout_ms: they are cut");
+                announcer.announce(Phase::Cut);
+                let _ = tokio::time::timeout(LAST_PHASES, &mut ended).await;
+            }
+            _ = &mut again => {
+                tracing::warn!("a second signal: connections are cut");
+                announcer.announce(Phase::Cut);
+                let _ = tokio::time::timeout(LAST_PHASES, &mut ended).await;
+            }
+        }
+        if !manager.close(LAST_PHASES) {
+            tracing::warn!("a model is still being loaded: it is left");
+        }
+        let executors = tokio::task::spawn_blocking(move || executors.stop());
+        if tokio::time::timeout(LAST_PHASES, executors).await.is_err() {
+            tracing::warn!("a run is still under way: it is left");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// What both kinds of port are made of.
+struct Ports<'a> {
+    config: &'a Config,
+    engine: &'a Arc<Engine>,
+    listener: &'a shutdown::Listener,
+}
+
+impl Ports<'_> {
+    fn api(&self) -> Api {
+        let engine = self.engine.clone();
+        Api {
+            table: self.engine.table.clone(),
+            infer: self.engine.clone(),
+            ready: Arc::new(move || engine.ready()),
+            control: self.config.control,
+            max_request_bytes: self.config.max_request_bytes,
+        }
+    }
+
+    fn options(&self) -> ListenOptions {
+        ListenOptions {
+            max_connections: self.config.max_connections,
+            max_streams: self.config.max_streams,
+            drain_timeout: Duration::from_millis(self.config.drain_timeout_ms),
+        }
+    }
+
+    fn data(&self, threads: usize, listeners: Vec<Listener>) -> Result<Network, String> {
+        let front = Arc::new(Front {
+            engine: self.engine.clone(),
+            router: http::router(Arc::new(self.api())),
+            limits: BodyLimits {
+                max_bytes: self.config.max_request_bytes,
+                timeout: Duration::from_millis(self.config.body_timeout_ms),
+            },
+        });
+        let (options, listener) = (self.options(), self.listener.clone());
+        Network::start(threads, listeners, front, options, listener)
+            .map_err(no_thread)
+    }
+
+    fn operator(&self, socket: Listener) -> Result<Network, String> {
+        let router = operator::router(&self.api(), Arc::new(prometheus::render));
+        let (options, listener) = (self.options(), self.listener.clone());
+        Network::start(1, vec![socket], router, options, listener)
+            .map_err(no_thread)
+    }
+}
+
+fn millis(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+fn no_thread(error: std::io::Error) -> String {
+    format!("a thread could not be started: {error}")
+}
+
+/// What a person sees at the start, apart from the log.
+fn banner(text: &str) {
+    eprintln!("{text}");
+}

@@ -47,6 +47,13 @@ impl Body {
     }
 }
 
+/// Empty, as tonic makes the bodies of its errors.
+impl Default for Body {
+    fn default() -> Body {
+        Body::chunks(Chunks::new(), None)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = axum::Error;

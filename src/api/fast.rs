@@ -3,13 +3,15 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use smallvec::SmallVec;
 use tower::ServiceExt;
 
-use super::body::{self, Body, BodyLimits};
+use super::{
+    body::{self, Body, BodyLimits},
+    errors, grpc,
+};
 use crate::{
     serving::engine::Engine,
     telemetry::clock::now,
@@ -36,17 +38,17 @@ pub struct Front {
 
 /// Answers one request, whatever it asks for.
 pub async fn answer(
-    front: Arc<Front>,
+    front: &Front,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let received = now();
     if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
-        return Ok(grpc_infer(&front, request, received).await);
+        return Ok(grpc_infer(front, request, received).await);
     }
     if let Some(target) = infer_target(request.uri().path()) {
         if request.method() == Method::POST {
             let result = match target {
-                Ok(target) => http_infer(&front, request, target, received).await,
+                Ok(target) => http_infer(front, request, target, received).await,
                 Err(error) => Err(error),
             };
             return Ok(result.unwrap_or_else(|error| http_error(&error)));
@@ -62,38 +64,32 @@ pub async fn answer(
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
 }
 
 // ---- gRPC
 
 async fn grpc_infer(front: &Front, request: Request<Incoming>, received: Tick) -> Response<Body> {
-    match grpc_answer(front, request, received).await {
-        Ok(response) => {
-            let mut head = BytesMut::new();
-            let chunks = wire::grpc::encode_response(&response, &mut head);
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            grpc_head(Body::chunks(chunks, Some(trailers)))
-        }
-        Err(error) => grpc_error(&error),
-    }
+    grpc_answer(front, request, received).await.unwrap_or_else(|error| grpc_error(&error))
 }
 
 async fn grpc_answer(
     front: &Front,
     request: Request<Incoming>,
     received: Tick,
-) -> Result<InferResponse, Error> {
-    let timeout = request.headers().get("grpc-timeout").map(grpc_timeout).transpose()?;
+) -> Result<Response<Body>, Error> {
+    let timeout = request.headers().get("grpc-timeout");
+    let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
     let mut charge = front.engine.budget.charge();
     let framed = body::read(request.into_body(), front.limits, &mut charge).await?;
     let message = grpc_message(&framed)?;
     let request = wire::grpc::decode_request(&message)?;
     drop((framed, message));
-    front.engine.infer(request, received, timeout).await
+    let response = front.engine.infer(request, received, timeout).await?;
+    let chunks = wire::grpc::encode_response(&response, &mut BytesMut::new())?;
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    Ok(grpc_head(Body::chunks(chunks, Some(trailers))))
 }
 
 /// The one message of a unary call: a flag byte, a length, the message.
@@ -118,27 +114,6 @@ fn grpc_message(framed: &Bytes) -> Result<Bytes, Error> {
     Ok(framed.slice(5..))
 }
 
-/// `grpc-timeout`: up to eight digits and a unit.
-fn grpc_timeout(value: &HeaderValue) -> Result<Duration, Error> {
-    let bad = || Error::invalid("grpc-timeout is not up to 8 digits and one of H, M, S, m, u, n");
-    let text = value.to_str().map_err(|_| bad())?;
-    let unit = text.chars().next_back().filter(char::is_ascii).ok_or_else(bad)?;
-    let digits = &text[..text.len() - 1];
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
-    }
-    let count: u64 = digits.parse().map_err(|_| bad())?;
-    match unit {
-        'H' => Ok(Duration::from_secs(count * 3600)),
-        'M' => Ok(Duration::from_secs(count * 60)),
-        'S' => Ok(Duration::from_secs(count)),
-        'm' => Ok(Duration::from_millis(count)),
-        'u' => Ok(Duration::from_micros(count)),
-        'n' => Ok(Duration::from_nanos(count)),
-        _ => Err(bad()),
-    }
-}
-
 fn grpc_head(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response
@@ -149,9 +124,7 @@ fn grpc_head(body: Body) -> Response<Body> {
 
 /// A trailers-only answer: the status in the head of a response without a body.
 fn grpc_error(error: &Error) -> Response<Body> {
-    let mut response = grpc_head(Body::chunks(SmallVec::new(), None));
-    super::status::write(error, response.headers_mut());
-    response
+    errors::grpc_status(error).into_http()
 }
 
 // ---- HTTP
@@ -281,19 +254,8 @@ fn http_answer(response: &InferResponse) -> Result<Response<Body>, Error> {
     Ok(answer)
 }
 
-/// `{"error": "..."}` with the status of its code.
 fn http_error(error: &Error) -> Response<Body> {
-    let json = serde_json::json!({ "error": error.message }).to_string();
-    let mut answer = Response::new(Body::whole(json));
-    *answer.status_mut() =
-        StatusCode::from_u16(error.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(wait) = error.retry_after {
-        let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    answer
+    errors::http_response(error).map(Body::Routed)
 }
 
 #[cfg(test)]
@@ -314,18 +276,6 @@ mod tests {
         assert_eq!(parts("/v2/models/iris/versions//infer"), None);
         assert_eq!(parts("/v2/models/iris/versions/3/4/infer"), None);
         assert_eq!(parts("/v2/models/a/b/infer"), None);
-    }
-
-    #[test]
-    fn grpc_timeouts_have_a_unit() {
-        let parse = |text: &str| {
-            grpc_timeout(&HeaderValue::from_str(text).expect("header")).map(|d| d.as_micros())
-        };
-        assert_eq!(parse("250m"), Ok(250_000));
-        assert_eq!(parse("99999999H"), Ok(99_999_999 * 3600 * 1_000_000));
-        for bad in ["", "m", "123456789m", "-1m", "1x", "1", "1ä"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

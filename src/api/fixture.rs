@@ -54,7 +54,15 @@ impl Session for Still {
         &[]
     }
 
+<<<<<<< HEAD
     fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
+=======
+    fn run(
+        &self,
+        _: &[Option<TensorView<'_>>],
+        _: Option<&Cancel>,
+    ) -> Result<Outputs, RunError> {
+>>>>>>> lead
         Err(RunError::Failed("not here to run".into()))
     }
 }

@@ -1,6 +1,7 @@
 //! Listeners and network threads: one single-threaded event loop a thread, connections dealt out among them.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::{TcpListener, TcpStream, ToSocketAddrs},
     os::{
@@ -15,20 +16,27 @@ use std::{
     time::Duration,
 };
 
-use hyper::service::service_fn;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, unix::AsyncFd},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
+use tower::ServiceExt;
 
-use super::fast::{self, Front};
+use super::{
+    body::Body,
+    fast::{self, Front},
+    operator::Peer,
+};
 use crate::{
     batcher::turn,
     shutdown::{self, Phase},
+    telemetry::registry::{self, registry},
 };
 
 /// Where a listener listens: `HOST:PORT`, `unix:PATH` or `off`.
@@ -72,29 +80,37 @@ impl fmt::Display for Address {
 }
 
 /// A bound listener.
-pub enum Listener {
+pub struct Listener {
+    socket: Bound,
+    /// Which of the server's three it is, for the metrics.
+    role: registry::Listener,
+}
+
+enum Bound {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
     /// Binds; `None` for `off`. The error names the address.
-    pub fn bind(address: &Address) -> Result<Option<Listener>, String> {
+    pub fn bind(address: &Address, role: registry::Listener) -> Result<Option<Listener>, String> {
         let bound = match address {
             Address::Off => return Ok(None),
-            Address::Tcp(address) => bind_tcp(address).map(Listener::Tcp),
-            Address::Unix(path) => bind_unix(path).map(|l| Listener::Unix(l, path.clone())),
+            Address::Tcp(address) => bind_tcp(address).map(Bound::Tcp),
+            Address::Unix(path) => bind_unix(path).map(|l| Bound::Unix(l, path.clone())),
         };
-        bound.map(Some).map_err(|error| format!("cannot listen on {address}: {error}"))
+        bound
+            .map(|socket| Some(Listener { socket, role }))
+            .map_err(|error| format!("cannot listen on {address}: {error}"))
     }
 
     /// The address actually bound (port 0 resolved).
     pub fn address(&self) -> String {
-        match self {
-            Listener::Tcp(listener) => {
+        match &self.socket {
+            Bound::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string())
             }
-            Listener::Unix(_, path) => format!("unix:{}", path.display()),
+            Bound::Unix(_, path) => format!("unix:{}", path.display()),
         }
     }
 }
@@ -139,6 +155,46 @@ pub struct ListenOptions {
     pub drain_timeout: Duration,
 }
 
+/// Who answers on a set of listeners; one clone a request.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Whether its threads run models: they take turns (`batcher::turn`).
+    const RUNS_MODELS: bool;
+
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send;
+}
+
+/// The data ports: the fast lane, and the routers behind it.
+impl Answer for Arc<Front> {
+    const RUNS_MODELS: bool = true;
+
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        _peer: Peer,
+    ) -> Result<Response<Body>, Infallible> {
+        fast::answer(&self, request).await
+    }
+}
+
+/// The operator's port.
+impl Answer for axum::Router {
+    const RUNS_MODELS: bool = false;
+
+    async fn answer(
+        self,
+        mut request: Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Body>, Infallible> {
+        request.extensions_mut().insert(peer);
+        let response = self.oneshot(request.map(axum::body::Body::new)).await?;
+        Ok(response.map(Body::Routed))
+    }
+}
+
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -147,7 +203,9 @@ enum Stream {
 /// A connection on its way to its thread.
 struct Accepted {
     stream: Stream,
+    peer: Peer,
     permit: OwnedSemaphorePermit,
+    counted: registry::OpenConnection,
 }
 
 /// The running network threads.
@@ -157,23 +215,24 @@ pub struct Network {
 
 impl Network {
     /// Starts `count` network threads; the first accepts on `listeners` and deals connections out in turn.
-    pub fn start(
+    pub fn start<A: Answer>(
         count: usize,
         listeners: Vec<Listener>,
-        front: Arc<Front>,
+        service: A,
         options: ListenOptions,
         shutdown: shutdown::Listener,
     ) -> io::Result<Network> {
         let mut inboxes = Vec::new();
         let mut threads = Vec::new();
+        let turn = |slot| A::RUNS_MODELS.then_some(slot);
         for slot in 1..count {
             let (sender, receiver) = mpsc::channel(256);
             inboxes.push(sender);
-            let home = Home { front: front.clone(), options, shutdown: shutdown.clone() };
-            threads.push(spawn(slot, move || home.receive(receiver))?);
+            let home = Home { service: service.clone(), options, shutdown: shutdown.clone() };
+            threads.push(spawn(turn(slot), move || home.receive(receiver))?);
         }
-        let home = Home { front, options, shutdown };
-        threads.push(spawn(0, move || home.accept(listeners, inboxes))?);
+        let home = Home { service, options, shutdown };
+        threads.push(spawn(turn(0), move || home.accept(listeners, inboxes))?);
         Ok(Network { threads })
     }
 
@@ -185,17 +244,23 @@ impl Network {
     }
 }
 
-fn spawn<F>(slot: usize, main: impl FnOnce() -> F + Send + 'static) -> io::Result<thread::JoinHandle<()>>
+/// A thread with an event loop. `turn`: its place among the threads that run models, `None` for one that runs none.
+fn spawn<F>(
+    turn: Option<usize>,
+    main: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>>
 where
     F: Future<Output = ()>,
 {
-    thread::Builder::new().name(format!("onnxd-net-{slot}")).spawn(move || {
-        turn::install(slot);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .on_thread_park(turn::flush)
-            .build();
-        match runtime {
+    let name = turn.map_or("onnxd-operator".into(), |slot| format!("onnxd-net-{slot}"));
+    thread::Builder::new().name(name).spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all();
+        if let Some(slot) = turn {
+            turn::install(slot);
+            runtime.on_thread_park(turn::flush);
+        }
+        match runtime.build() {
             Ok(runtime) => runtime.block_on(main()),
             Err(error) => tracing::error!(%error, "a network thread has no event loop"),
         }
@@ -203,13 +268,13 @@ where
 }
 
 /// What a network thread needs to serve its connections.
-struct Home {
-    front: Arc<Front>,
+struct Home<A> {
+    service: A,
     options: ListenOptions,
     shutdown: shutdown::Listener,
 }
 
-impl Home {
+impl<A: Answer> Home<A> {
     async fn receive(self, mut inbox: mpsc::Receiver<Accepted>) {
         let (open, ended) = group();
         while let Some(accepted) = inbox.recv().await {
@@ -252,29 +317,21 @@ impl Home {
     }
 
     fn serve(&self, accepted: Accepted, open: &mpsc::Sender<()>) {
-        let member = open.clone();
-        let (front, options) = (self.front.clone(), self.options);
-        let shutdown = self.shutdown.clone();
-        let Accepted { stream, permit } = accepted;
-        let served = match stream {
+        let held = (accepted.permit, accepted.counted, open.clone());
+        let (service, peer) = (self.service.clone(), accepted.peer);
+        let served = match accepted.stream {
             Stream::Tcp(stream) => {
                 let fd = stream.as_raw_fd();
                 // Why: answers are small and written whole; waiting for more to send only adds latency.
                 let _ = stream.set_nodelay(true);
                 tokio::net::TcpStream::from_std(stream).map(|io| {
-                    tokio::spawn(async move {
-                        connection(io, fd, front, options, shutdown).await;
-                        drop((permit, member));
-                    });
+                    self.spawn(Socket { io, fd, peer }, service, held);
                 })
             }
             Stream::Unix(stream) => {
                 let fd = stream.as_raw_fd();
                 tokio::net::UnixStream::from_std(stream).map(|io| {
-                    tokio::spawn(async move {
-                        connection(io, fd, front, options, shutdown).await;
-                        drop((permit, member));
-                    });
+                    self.spawn(Socket { io, fd, peer }, service, held);
                 })
             }
         };
@@ -282,6 +339,26 @@ impl Home {
             tracing::warn!(%error, "a connection could not be served");
         }
     }
+
+    /// One task a connection; `held` is let go when it ends.
+    fn spawn<I, H>(&self, socket: Socket<I>, service: A, held: H)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Send + 'static,
+    {
+        let (options, shutdown) = (self.options, self.shutdown.clone());
+        tokio::spawn(async move {
+            connection(socket, service, options, shutdown).await;
+            drop(held);
+        });
+    }
+}
+
+/// A connection's socket.
+struct Socket<I> {
+    io: I,
+    fd: RawFd,
+    peer: Peer,
 }
 
 /// A group that can be waited for: the receiver hears `None` once every clone of the sender is gone.
@@ -296,10 +373,13 @@ async fn accept(
     deal: mpsc::Sender<Accepted>,
     mut shutdown: shutdown::Listener,
 ) {
-    let socket = match &listener {
-        Listener::Tcp(l) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
-        Listener::Unix(l, _) => tokio::io::unix::AsyncFd::new(l.as_raw_fd()),
+    let fd = match &listener.socket {
+        Bound::Tcp(l) => l.as_raw_fd(),
+        Bound::Unix(l, _) => l.as_raw_fd(),
     };
+    // SAFETY: the descriptor is the listener's own, which outlives the registration: `socket` is declared after it and
+    // dropped before it.
+    let socket = unsafe { AsyncFd::register(fd) };
     let socket = match socket {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
@@ -307,9 +387,10 @@ async fn accept(
     loop {
         let draining = shutdown.phase() >= Phase::Draining;
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match take(&listener) {
-            Ok(stream) => {
-                if deal.send(Accepted { stream, permit }).await.is_err() {
+        match take(&listener.socket) {
+            Ok((stream, peer)) => {
+                let counted = registry().connection(listener.role);
+                if deal.send(Accepted { stream, peer, permit, counted }).await.is_err() {
                     return;
                 }
                 continue;
@@ -338,41 +419,41 @@ async fn accept(
             () = shutdown.reached(Phase::Draining) => {}
         }
     }
-    if let Listener::Unix(_, path) = &listener {
+    if let Bound::Unix(_, path) = &listener.socket {
         let _ = std::fs::remove_file(path);
     }
 }
 
-fn take(listener: &Listener) -> io::Result<Stream> {
+fn take(listener: &Bound) -> io::Result<(Stream, Peer)> {
     match listener {
-        Listener::Tcp(listener) => {
-            let (stream, _) = listener.accept()?;
+        Bound::Tcp(listener) => {
+            let (stream, address) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok(Stream::Tcp(stream))
+            Ok((Stream::Tcp(stream), Peer::at(Some(address.ip()))))
         }
-        Listener::Unix(listener, _) => {
+        Bound::Unix(listener, _) => {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok(Stream::Unix(stream))
+            Ok((Stream::Unix(stream), Peer::Local))
         }
     }
 }
 
 /// Serves one connection, HTTP/1.1 or HTTP/2 as it speaks, until it ends or the drain ends it.
-async fn connection<I>(
-    io: I,
-    fd: RawFd,
-    front: Arc<Front>,
+async fn connection<I, A: Answer>(
+    socket: Socket<I>,
+    service: A,
     options: ListenOptions,
     mut shutdown: shutdown::Listener,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Socket { io, fd, peer } = socket;
     let _counted = turn::Connection::open();
     let service = service_fn(move |request| {
-        let (open, front) = (turn::Open::request(), front.clone());
+        let (open, service) = (turn::Open::request(), service.clone());
         async move {
-            let answer = fast::answer(front, request).await;
+            let answer = service.answer(request, peer).await;
             drop(open);
             answer
         }

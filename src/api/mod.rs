@@ -1,12 +1,16 @@
 //! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
 
 pub mod answers;
+pub mod body;
 pub mod codec;
 pub mod errors;
+pub mod fast;
 pub mod grpc;
 pub mod http;
+pub mod listen;
 pub mod model_config;
 pub mod operator;
+pub mod path;
 pub mod proto;
 pub mod state;
 pub mod status;

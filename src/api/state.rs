@@ -12,6 +12,8 @@ use std::{
 
 use crate::{
     repository::table::SharedTable,
+    serving::engine::Engine,
+    telemetry::clock::now,
     types::{
         error::Error,
         request::{InferRequest, InferResponse},
@@ -26,6 +28,12 @@ pub trait Infer: Send + Sync {
     /// Answers one request; `timeout` is what the protocol gave (`grpc-timeout`), `None` where it gave nothing.
     /// Dropping the future gives the request up.
     fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_>;
+}
+
+impl Infer for Engine {
+    fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_> {
+        Box::pin(Engine::infer(self, request, now(), timeout))
+    }
 }
 
 /// What every handler sees.

@@ -4,11 +4,10 @@ use std::{io, sync::Arc, thread};
 
 use super::{
     assemble::Scratch,
-    pool::{Pool, RESERVE_COST, Work},
-    reply::{Reply, Spent},
+    pool::{self, Pool, RESERVE_COST, Work},
+    queue::Taken,
     run,
     schedule::Lane,
-    served::Job,
 };
 
 /// The running executors.
@@ -25,7 +24,7 @@ impl Executors {
         for index in 0..=count {
             let (name, lane) = match index {
                 i if i < count => (format!("onnxd-exec-{index}"), Lane::Main),
-                _ => ("onnxd-reserve".to_owned(), Lane::Reserve(RESERVE_COST)),
+                _ => ("onnxd-reserve".to_owned(), Lane::Reserve { limit: RESERVE_COST }),
             };
             let (pool, slot) = (pool.clone(), pool.threads.network + index);
             let thread = thread::Builder::new().name(name);
@@ -46,24 +45,20 @@ impl Executors {
 
 fn work(pool: &Pool, slot: usize, lane: Lane) {
     let mut scratch = Scratch::default();
-    let mut expired: Vec<Job> = Vec::new();
+    let mut taken = Taken::default();
     loop {
-        let work = pool.take(lane, &mut expired);
-        for job in expired.drain(..) {
-            job.served.stats.queued(-1);
-            job.replier.send(Reply { outputs: Err(run::expired()), spent: Spent::default() });
-        }
+        let work = pool.take(lane, &mut taken);
+        pool::answer_gone(&mut taken.gone);
         match work {
             Work::Closed => return,
             Work::Nothing => {}
-            Work::Run(_, mut members) => {
-                let Some(first) = members.first() else { continue };
-                let served = first.item.served.clone();
-                let rows = members.iter().map(|m| m.rows).sum();
-                served.stats.queued(-i64::try_from(members.len()).unwrap_or(i64::MAX));
-                let took = run::run(&mut scratch, slot, &mut members);
-                pool.finished(&served, rows, took);
-                pool.pass_on();
+            Work::Run(ticket) => {
+                let count = i64::try_from(taken.members.len()).unwrap_or(i64::MAX);
+                if let Some(first) = taken.members.first() {
+                    first.item.served.stats.queued(-count);
+                }
+                let took = run::run(&mut scratch, slot, &mut taken.members);
+                pool.finished(ticket, took);
             }
         }
     }

@@ -1,4 +1,16 @@
 //! Batching and execution: queues, the executor threads that run sessions, and the turn lane.
 
+pub mod assemble;
+pub mod budget;
+pub mod cost;
+pub mod executor;
+mod lines;
+pub mod mode;
 pub mod options;
+pub mod pool;
+pub mod queue;
+pub mod reply;
+pub mod run;
+pub mod schedule;
 pub mod served;
+pub mod turn;

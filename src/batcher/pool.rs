@@ -11,9 +11,12 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{
+    cost::CostModel,
     options::BatchOptions,
-    queue::{Limits, Refusal, Waiting},
-    schedule::{Lane, Next, QueueConfig, QueueId, Schedule},
+    queue::{Gone, Limits, QueueId, Refusal, Taken, Waiting, Why},
+    reply::{Reply, Spent},
+    run,
+    schedule::{DEFAULT_WEIGHT, Lane, Next, QueueConfig, Schedule, Ticket},
     served::{Job, Served},
 };
 use crate::{
@@ -59,17 +62,17 @@ struct Inner {
     closed: bool,
 }
 
-/// What an executor does next.
+/// What an executor does next. A batch lies in `Taken::members`; what is gone is to be answered in either case.
 pub(super) enum Work {
-    Run(QueueId, Vec<Waiting<Job>>),
-    /// Only what expired; call again.
+    Run(Ticket),
     Nothing,
     Closed,
 }
 
 impl Pool {
     pub fn new(threads: Threads) -> Arc<Pool> {
-        let inner = Inner { schedule: Schedule::default(), idle: [0; 2], closed: false };
+        let schedule = Schedule::new(threads.executors + 1);
+        let inner = Inner { schedule, idle: [0; 2], closed: false };
         Arc::new(Pool {
             threads,
             inner: Mutex::new(inner),
@@ -80,17 +83,27 @@ impl Pool {
     }
 
     /// A queue for a new version.
-    pub(super) fn register(&self, options: &BatchOptions, stackable: bool) -> QueueId {
+    pub(super) fn register(
+        &self,
+        options: &BatchOptions,
+        gather: bool,
+        cost: &Arc<CostModel>,
+    ) -> QueueId {
         let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let target = Duration::from_millis(options.latency_target_ms);
         let config = QueueConfig {
             limits: Limits {
-                max_batch_rows: if stackable { options.max_batch_size.max(1) } else { 1 },
-                max_delay: if stackable { options.max_queue_delay() } else { Duration::ZERO },
+                max_batch_rows: options.max_batch_size,
+                max_delay: options.max_queue_delay(),
                 max_requests: options.max_queue_requests,
                 max_bytes: options.max_queue_bytes,
+                max_standing: None,
             },
+            batch: gather,
             instances: options.instances,
-            weight: 1,
+            weight: DEFAULT_WEIGHT,
+            latency_target: (!target.is_zero()).then_some(target),
+            cost: cost.clone(),
         };
         self.inner.lock().schedule.add(id, config);
         id
@@ -105,81 +118,77 @@ impl Pool {
     /// Queues a job, or refuses it: full, or without a chance to meet its deadline.
     pub(super) fn push(&self, waiting: Waiting<Job>, at: Tick) -> Result<(), Error> {
         let (id, served) = (waiting.item.served.id, waiting.item.served.clone());
-        let result = {
+        let mut gone = Vec::new();
+        // Before the push: an executor may take the job, and count it out, before this thread goes on.
+        served.stats.queued(1);
+        let (result, idle) = {
             let mut inner = self.inner.lock();
-            let idle = inner.idle;
-            inner.schedule.push(id, at, waiting, self.threads.executors).map(|()| idle)
+            (inner.schedule.push(id, at, waiting, &mut gone), inner.idle)
         };
+        answer_gone(&mut gone);
         match result {
-            Ok(idle) => {
-                served.stats.queued(1);
-                // Why both: the reserve takes the run only if it is short, an executor may be in the middle of a long one.
-                match idle {
-                    [0, 0] => {}
-                    [0, _] => drop(self.reserve.notify_one()),
-                    _ => drop(self.main.notify_one()),
+            Ok(pushed) => {
+                let short = pushed.least.is_some_and(|least| least <= RESERVE_COST);
+                if pushed.runnable {
+                    self.wake(idle, short);
                 }
                 Ok(())
             }
             Err((refusal, job)) => {
+                served.stats.queued(-1);
                 drop(job);
                 Err(refused(&served, refusal))
             }
         }
     }
 
-    /// Tells the schedule what a run of this version costs now.
-    pub(super) fn learned(&self, served: &Served, rows: usize) {
-        if let Some(cost) = served.cost.expect(rows.max(1)) {
-            self.inner.lock().schedule.set_cost(served.id, cost);
-        }
-    }
-
     /// Frees what a run held, and charges its time.
-    pub(super) fn finished(&self, served: &Served, rows: usize, took: Duration) {
-        let cost = served.cost.expect(rows.max(1));
-        let mut inner = self.inner.lock();
-        inner.schedule.finished(served.id, took);
-        if let Some(cost) = cost {
-            inner.schedule.set_cost(served.id, cost);
-        }
+    pub(super) fn finished(&self, ticket: Ticket, took: Duration) {
+        self.inner.lock().schedule.finished(ticket, took);
     }
 
-    /// Waits for a batch. What expired meanwhile is put into `expired`, to be answered outside of the lock.
-    pub(super) fn take(&self, lane: Lane, expired: &mut Vec<Job>) -> Work {
+    /// Waits for a batch, or for something gone that must be answered outside of the lock.
+    pub(super) fn take(&self, lane: Lane, taken: &mut Taken<Job>) -> Work {
         let (own, condvar) = match lane {
             Lane::Main => (0, &self.main),
-            Lane::Reserve(_) => (1, &self.reserve),
+            Lane::Reserve { .. } => (1, &self.reserve),
         };
         let mut inner = self.inner.lock();
         loop {
-            let next = inner.schedule.next(now(), lane, expired);
-            if let Next::Run { id, batch } = next {
-                return Work::Run(id, batch.members);
+            let next = inner.schedule.next(now(), lane, taken);
+            if let Next::Run(ticket) = next {
+                let idle = inner.idle;
+                let more = inner.schedule.active() > 0;
+                drop(inner);
+                // Another batch may be due already: whoever is idle looks too.
+                if more {
+                    self.wake(idle, true);
+                }
+                return Work::Run(ticket);
             }
-            if !expired.is_empty() {
+            if !taken.gone.is_empty() {
                 return Work::Nothing;
             }
-            if inner.closed {
+            if inner.closed && inner.schedule.active() == 0 {
+                // Whoever waits for what it may not take hears that nothing is left.
+                self.main.notify_all();
+                self.reserve.notify_all();
                 return Work::Closed;
             }
             inner.idle[own] += 1;
             match next {
-                Next::WaitUntil(at) => {
-                    condvar.wait_until(&mut inner, at.instant());
-                }
+                Next::WaitUntil(at) => drop(condvar.wait_until(&mut inner, at.instant())),
                 _ => condvar.wait(&mut inner),
             }
             inner.idle[own] -= 1;
         }
     }
 
-    /// After a batch was taken: whether another executor should look too.
-    pub(super) fn pass_on(&self) {
-        let idle = self.inner.lock().idle;
-        if idle[0] > 0 {
+    /// Wakes one that is idle: an executor, or else the reserve where the run may be short enough for it.
+    fn wake(&self, [main, reserve]: [usize; 2], short: bool) {
+        if main > 0 {
             self.main.notify_one();
-        } else if idle[1] > 0 {
+        } else if reserve > 0 && short {
             self.reserve.notify_one();
         }
     }
@@ -192,28 +201,47 @@ impl Pool {
     }
 }
 
+/// Answers what left the queues without running.
+pub(super) fn answer_gone(gone: &mut Vec<Gone<Job>>) {
+    for Gone { why, item, .. } in gone.drain(..) {
+        item.served.stats.queued(-1);
+        let error = match why {
+            Why::Expired => run::expired(),
+            Why::Abandoned => Error::new(Code::Cancelled, "the client left"),
+        };
+        item.replier.send(Reply { outputs: Err(error), spent: Spent::default() });
+    }
+}
+
 fn refused(served: &Served, refusal: Refusal) -> Error {
     let wait = served.cost.expect(1).unwrap_or(Duration::from_millis(100));
+    let model = &served.model;
     match refusal {
         Refusal::Requests { limit } => Error::overloaded(
-            format!("model '{}' has {limit} requests waiting, as many as its queue takes", served.model),
+            format!("model '{model}' has {limit} requests waiting, as many as its queue takes"),
             wait.saturating_mul(u32::try_from(limit / 2).unwrap_or(u32::MAX)),
         ),
         Refusal::Bytes { limit } => Error::overloaded(
-            format!("the requests waiting for model '{}' reach its {limit} bytes", served.model),
+            format!("the requests waiting for model '{model}' fill its queue of {limit} bytes"),
             wait.saturating_mul(4),
         ),
-        Refusal::Hopeless { expected } => Error::new(
+        Refusal::Standing { waited } => Error::overloaded(
+            format!("requests for model '{model}' wait {} ms already", waited.as_millis()),
+            waited,
+        ),
+        Refusal::Late { estimate, left } => Error::new(
             Code::DeadlineExceeded,
             format!(
-                "the deadline cannot be met: model '{}' would answer in about {} ms",
-                served.model,
-                expected.as_millis().max(1)
+                "the deadline cannot be met: model '{model}' would answer in about {} ms, {} ms \
+                 are left",
+                estimate.as_millis().max(1),
+                left.as_millis()
             ),
         ),
+        Refusal::Expired => run::expired(),
         Refusal::Closed => Error::new(
             Code::Unavailable,
-            format!("version {} of model '{}' is draining", served.version, served.model),
+            format!("version {} of model '{model}' is draining", served.version),
         ),
     }
 }

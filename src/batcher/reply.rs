@@ -39,7 +39,7 @@ pub struct Spent {
 /// Makes the two ends of one answer.
 pub fn pair() -> (Replier, Awaited) {
     let cell = Arc::new(Cell::default());
-    (Replier(Some(cell.clone())), Awaited { cell, done: false })
+    (Replier(Some(cell.clone())), Awaited { cell, done: false, gathered: false })
 }
 
 #[derive(Default)]
@@ -108,6 +108,8 @@ impl Cell {
 pub struct Awaited {
     cell: Arc<Cell>,
     done: bool,
+    /// The job is in this thread's turn: its answer comes at the turn's end, and needs no timer.
+    pub gathered: bool,
 }
 
 impl Future for Awaited {

@@ -96,11 +96,13 @@ impl Attempt<'_> {
     ) -> Result<(Outputs, Spent), (RunError, Duration)> {
         let inputs: SmallVec<[&[Option<Tensor>]; 32]> =
             members.iter().map(|m| m.item.inputs.as_slice()).collect();
-        let stacked = scratch.stack(&self.served.signature, &inputs);
+        let stacked = scratch
+            .stack(&self.served.signature, &inputs)
+            .map_err(|error| (RunError::Failed(error.message.into_owned()), Duration::ZERO))?;
         let session = self.served.sessions.of(self.slot);
         let begun = now();
         // Why unwind safe: on a panic the scratch is only ever overwritten, and the session answers later runs itself.
-        let result = catch_unwind(AssertUnwindSafe(|| session.run(stacked.views(), cancel)));
+        let result = catch_unwind(AssertUnwindSafe(|| session.run(&stacked.inputs, cancel)));
         let ended = now();
         let infer = ended.since(begun);
         let outputs = result.unwrap_or_else(|panic| {
@@ -124,7 +126,7 @@ impl Attempt<'_> {
         }
         let rows: SmallVec<[usize; 64]> = members.iter().map(|m| m.rows).collect();
         let mut parts: SmallVec<[Outputs; 16]> = SmallVec::with_capacity(rows.len());
-        match assemble::split(outputs, &rows, |_, part| parts.push(part)) {
+        match assemble::split(outputs, &self.served.signature, &rows, |_, part| parts.push(part)) {
             Ok(()) => {
                 spent.output = now().since(ran);
                 self.served.stats.executed(self.rows, spent.input, spent.infer, spent.output);
@@ -133,7 +135,7 @@ impl Attempt<'_> {
                     member.item.replier.send(Reply { outputs: Ok(outputs), spent });
                 }
             }
-            Err(why) => refuse(members, &run_error(self.served, &RunError::Failed(why))),
+            Err(error) => refuse(members, &error),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -12,11 +12,11 @@ use smallvec::SmallVec;
 
 use super::{
     cost::CostModel,
-    options::{BatchOptions, Mode},
+    mode::{Choice, Execution},
+    options::BatchOptions,
     pool::Pool,
-    queue::Abandoned,
+    queue::{Abandoned, QueueId, Waiting},
     reply::{self, Awaited, Replier},
-    schedule::QueueId,
     turn,
 };
 use crate::{
@@ -91,12 +91,9 @@ pub struct ServedParts {
     pub version: Arc<str>,
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
-    /// As chosen: never `Auto`.
-    pub mode: Mode,
-    /// Rows that one run in the turn may have.
-    pub turn_rows: usize,
+    pub choice: Choice,
     pub options: BatchOptions,
-    pub cost: CostModel,
+    pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     pub pool: Arc<Pool>,
 }
@@ -109,22 +106,23 @@ pub struct Served {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub options: BatchOptions,
-    pub cost: CostModel,
+    pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
+    /// Rows that the turn may run at once.
     pub turn_rows: usize,
     /// Requests of one bucket may share a run.
-    pub stackable: bool,
+    pub gather: bool,
     pool: Arc<Pool>,
-    mode: AtomicU8,
+    turn: AtomicBool,
     overruns: AtomicU32,
 }
 
 impl Served {
     /// Registers the version with the executors; dropping the last `Arc` takes it out.
     pub fn new(parts: ServedParts) -> Arc<Served> {
-        let stackable = parts.signature.can_batch && parts.mode != Mode::Single;
-        let served = Arc::new(Served {
-            id: parts.pool.register(&parts.options, stackable),
+        let Choice { execution, gather, turn_rows, .. } = parts.choice;
+        Arc::new(Served {
+            id: parts.pool.register(&parts.options, gather, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,
@@ -132,29 +130,29 @@ impl Served {
             options: parts.options,
             cost: parts.cost,
             stats: parts.stats,
-            turn_rows: parts.turn_rows,
-            stackable,
+            turn_rows,
+            gather,
             pool: parts.pool,
-            mode: AtomicU8::new(parts.mode as u8),
+            turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),
-        });
-        served.pool.learned(&served, 1);
-        served
+        })
     }
 
     /// Whether requests run on the network thread that reads them.
     pub fn in_turn(&self) -> bool {
-        self.mode.load(Ordering::Relaxed) == Mode::Turn as u8
+        self.turn.load(Ordering::Relaxed)
     }
 
     /// Queues one request, or runs it in this thread's turn. The answer comes through the `Awaited`; an error means that
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
-        let (replier, awaited) = reply::pair();
-        let waiting = request.waiting(self.clone(), replier, now);
+        let (replier, mut awaited) = reply::pair();
+        let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
+        let item = Job { served: self.clone(), inputs, replier };
+        let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         if self.in_turn() && waiting.rows <= self.turn_rows {
             match turn::gather(waiting) {
-                Ok(()) => return Ok(awaited),
+                Ok(()) => awaited.gathered = true,
                 Err(back) => self.pool.push(back, now)?,
             }
         } else {
@@ -174,8 +172,7 @@ impl Served {
         // Why two in a row: wall time on a shared machine includes other people's; a model that is too slow is too slow
         // again the next time, a stolen time slice is not.
         if self.overruns.fetch_add(1, Ordering::Relaxed) + 1 >= 2 && self.in_turn() {
-            let mode = if self.stackable { Mode::Batch } else { Mode::Single };
-            self.mode.store(mode as u8, Ordering::Relaxed);
+            self.turn.store(false, Ordering::Relaxed);
             tracing::warn!(
                 model = &*self.model, version = &*self.version, rows,
                 took_us = took.as_micros() as u64, bound_us = bound.as_micros() as u64,

@@ -133,7 +133,7 @@ impl Turn {
         }
         let joins = |g: &Group| {
             g.bucket == waiting.bucket
-                && served.stackable
+                && served.gather
                 && Arc::ptr_eq(&g.served, served)
                 && g.rows + waiting.rows <= served.turn_rows.min(served.options.max_batch_size)
         };

@@ -1,1 +1,129 @@
-//! (being built)
+//! The command line: one subcommand a file. Exit codes: 0 good, 1 failed, 2 wrong usage, 3 what was asked does not hold.
+
+pub mod check;
+pub mod explain;
+pub mod health;
+pub mod output;
+pub mod serve;
+pub mod settings;
+pub mod sibling;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// What a command failed at: its exit code, and the line for standard error (none where all is said already).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub code: u8,
+    pub message: String,
+}
+
+impl Failure {
+    /// It could not be done.
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure { code: 1, message: message.into() }
+    }
+
+    /// It was done, and the answer is no.
+    pub fn does_not_hold(message: impl Into<String>) -> Failure {
+        Failure { code: 3, message: message.into() }
+    }
+}
+
+/// Serve ONNX models over gRPC and HTTP, with dynamic batching and the lowest latency the hardware allows.
+#[derive(Parser, Debug)]
+#[command(
+    name = "onnxd",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  onnxd serve --models models\n\nExit codes: 0 good, 1 failed, 2 wrong usage, 3 what was checked does not hold."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Serve(serve::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    Health(health::Args),
+    /// Put load on a server and say whether it keeps its objectives (onnxd-loadtest).
+    #[command(disable_help_flag = true)]
+    Loadtest(sibling::Args),
+    /// Join labels to logged predictions (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Labels(sibling::Args),
+    /// Measure drift in logged predictions (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Drift(sibling::Args),
+    /// Make a data set from logged predictions (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Dataset(sibling::Args),
+    /// Train a candidate (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Train(sibling::Args),
+    /// Compare a candidate with the version that serves (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Gate(sibling::Args),
+    /// Send logged requests to a server again (onnxd-offline).
+    #[command(disable_help_flag = true)]
+    Replay(sibling::Args),
+}
+
+/// Runs the command that `args` (the program's name first) ask for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors: they go to standard output, with code 0. Where that is closed, so be it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                output::complain(&failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Health(args) => health::run(&args),
+        Command::Loadtest(args) => sibling::run("onnxd-loadtest", None, &args),
+        Command::Labels(args) => sibling::run("onnxd-offline", Some("labels"), &args),
+        Command::Drift(args) => sibling::run("onnxd-offline", Some("drift"), &args),
+        Command::Dataset(args) => sibling::run("onnxd-offline", Some("dataset"), &args),
+        Command::Train(args) => sibling::run("onnxd-offline", Some("train"), &args),
+        Command::Gate(args) => sibling::run("onnxd-offline", Some("gate"), &args),
+        Command::Replay(args) => sibling::run("onnxd-offline", Some("replay"), &args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_two_and_help_is_zero() {
+        let run = |args: &[&str]| run(args.iter().map(OsString::from));
+        assert_eq!(run(&["onnxd", "serv"]), ExitCode::from(2));
+        assert_eq!(run(&["onnxd", "explain"]), ExitCode::from(2));
+        assert_eq!(run(&["onnxd", "--version"]), ExitCode::SUCCESS);
+    }
+}

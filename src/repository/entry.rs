@@ -40,7 +40,10 @@ pub struct Job {
 
 /// Every model of the repository, those that shall not be loaded too. The error is one of the whole start: a name in
 /// `load` that is not there.
-pub fn entries(repository: &Repository, options: &Options) -> Result<BTreeMap<String, Entry>, String> {
+pub fn entries(
+    repository: &Repository,
+    options: &Options,
+) -> Result<BTreeMap<String, Entry>, String> {
     if let Load::Names(names) = &options.load
         && let Some(unknown) = names.iter().find(|n| !repository.models.contains_key(*n))
     {
@@ -139,6 +142,14 @@ impl Entry {
         };
         self.standings.insert(number, standing);
         self.states.insert(number, state);
+    }
+
+    /// As `opened`, where nothing serves (`onnxd check`).
+    pub fn tried(&mut self, number: u64, result: Result<(), String>) {
+        match result {
+            Ok(()) => drop(self.standings.insert(number, Standing::Ready)),
+            Err(reason) => self.opened(number, Err(reason)),
+        }
     }
 
     /// Whether everything that can be tried has been.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -69,6 +70,7 @@ impl Manager {
     /// Lists the repository, publishes every model as loading and starts to load. The error is one that should end the
     /// start: no repository, or a model to load that it does not have.
     pub fn start(options: &Options, deps: Deps) -> Result<Manager, String> {
+        options.check()?;
         let repository = Arc::new(Repository::scan(&options.models)?);
         let entries = entries(&repository, options)?;
         let table: SharedTable = Arc::new(ArcSwap::default());
@@ -117,9 +119,14 @@ impl Manager {
         true
     }
 
+    /// Whether every wanted version has been tried.
+    pub fn settled(&self) -> bool {
+        *self.initial.settled.lock()
+    }
+
     /// Starts no further load, publishes the empty table, and waits up to `limit` for what is under way; false when
     /// something still is.
-    pub fn close(self, limit: Duration) -> bool {
+    pub fn close(&self, limit: Duration) -> bool {
         // Full: already told.
         let _ = self.stop.try_send(());
         self.ended.recv_timeout(limit) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
@@ -219,8 +226,10 @@ impl Keeper {
                     Err(_) => return,
                 },
                 recv(wait) -> _ => {}
-                recv(stopped) -> _ => {
-                    self.table.store(Arc::default());
+                recv(stopped) -> told => {
+                    if told.is_ok() {
+                        self.table.store(Arc::default());
+                    }
                     return;
                 }
             }
@@ -277,7 +286,12 @@ fn announce(report: &Report) {
         Ok(v) => {
             let text = |key: &str| v.explanation[key].as_str().unwrap_or_default().to_string();
             tracing::info!(
-                model, version, backend = v.backend, mode = text("mode"), reason = text("mode_reason"), ms,
+                model,
+                version,
+                backend = v.backend,
+                mode = text("mode"),
+                reason = text("mode_reason"),
+                ms,
                 "the version serves"
             );
         }
@@ -297,6 +311,22 @@ pub struct Line {
     pub text: String,
     /// Versions that failed, with the reason.
     pub failed: Vec<(u64, String)>,
+}
+
+/// The banner's part about models: one line for each, and one more for each version that failed.
+pub fn banner(table: &Table, models: &Path) -> String {
+    let lines = summary(table);
+    let serving = lines.iter().filter(|l| l.current.is_some()).count();
+    let mut text = format!("serving {serving} of {} models in {}", lines.len(), models.display());
+    for line in &lines {
+        let versions: Vec<String> = line.serving.iter().map(u64::to_string).collect();
+        let mark = if line.current.is_some() { "+" } else { "-" };
+        text.push_str(&format!("\n {mark} {} {} {}", line.model, versions.join(","), line.text));
+        for (number, why) in line.failed.iter().filter(|(_, why)| *why != line.text) {
+            text.push_str(&format!("\n   version {number} cannot serve: {why}"));
+        }
+    }
+    text
 }
 
 /// What serves and what does not, by name of the model.
@@ -333,3 +363,7 @@ fn line(model: &Model) -> Line {
             .collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

@@ -9,7 +9,10 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{batcher::options::BatchOptions, runtime::options::SessionOptions};
+use crate::{
+    batcher::options::BatchOptions,
+    runtime::options::{BackendChoice, Provider, SessionOptions},
+};
 
 /// `repository:` of the server's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +42,13 @@ impl Default for Options {
             load_threads: 0,
             defaults: Defaults::default(),
         }
+    }
+}
+
+impl Options {
+    /// What is wrong with these options, if anything; for use before a port is bound.
+    pub fn check(&self) -> Result<(), String> {
+        ModelOptions::from(&self.defaults).check().map_err(|e| format!("defaults: {e}"))
     }
 }
 
@@ -150,16 +160,6 @@ impl Default for Defaults {
             warmup: true,
         }
     }
-}
-
-/// Which runtime opens a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendChoice {
-    #[default]
-    Auto,
-    Ort,
-    Tract,
 }
 
 /// Whether the first axis of a model's tensors counts as the batch.
@@ -330,7 +330,7 @@ impl ModelOptions {
     /// The options of a model: `text` of its model.yaml laid over `defaults`, key by key. `file` is its path relative
     /// to the repository, for the error, which names the file, the line and what is wrong with it.
     pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<ModelOptions, String> {
-        let fail = |error: &serde_saphyr::Error| explain(file, error);
+        let fail = |error: &serde_saphyr::Error| explain(file, text, error);
         let present: Value = parse_yaml(text).map_err(|e| fail(&e))?;
         let base = ModelOptions::from(defaults);
         let present = match present {
@@ -372,7 +372,13 @@ impl ModelOptions {
                 return Err(format!("batching.{key}: expected at least 1, not 0"));
             }
         }
-        Ok(())
+        self.session.check().map_err(|e| format!("session: {e}"))?;
+        match self.session.providers.iter().find(|p| p.name != Provider::Cpu) {
+            Some(p) if self.backend == BackendChoice::Tract => {
+                Err(format!("session: provider {} needs backend ort, not tract", p.name))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -393,19 +399,17 @@ fn overlay(merged: &mut Value, own: &Value, present: &Value) {
     }
 }
 
-fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options)
 }
 
-/// A message of one line: file, line, what is wrong, what would be right.
-fn explain(file: &str, error: &serde_saphyr::Error) -> String {
-    use serde_saphyr::{Error, MessageFormatter};
+/// What is wrong with the YAML `text` of `file`, on one line: file, line, the line itself, what would be right. Used for
+/// the server's configuration too.
+pub fn explain(file: &str, text: &str, error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter};
     let error = error.without_snippet();
-    let place = match error.location() {
-        Some(location) if location.line() > 0 => format!("{file}, line {}", location.line()),
-        _ => file.to_string(),
-    };
+    let line = error.location().map_or(0, |l| l.line());
     let what = match error {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("unknown key '{}' (known here: {})", field.escape_debug(), expected.join(", "))
@@ -413,12 +417,22 @@ fn explain(file: &str, error: &serde_saphyr::Error) -> String {
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             format!("'{}' is none of {}", variant.escape_debug(), expected.join(", "))
         }
+        Error::InvalidScalar { ty: "bool", .. } => "expected true or false".into(),
+        Error::InvalidScalar { ty: "u64" | "u32" | "u16" | "u8" | "usize", .. } => {
+            "expected a whole number, 0 or more".into()
+        }
         other => {
-            let text = serde_saphyr::DefaultMessageFormatter.format_message(other).into_owned();
-            text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+            let text = DefaultMessageFormatter.format_message(other);
+            text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
         }
     };
-    format!("{place}: {what}")
+    let Some(source) = usize::try_from(line).ok().and_then(|l| text.lines().nth(l.checked_sub(1)?))
+    else {
+        return format!("{file}: {what}");
+    };
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let source: String = source.trim().chars().take(80).map(plain).collect();
+    format!("{file}, line {line}: {what}, at '{source}'")
 }
 
 #[cfg(test)]

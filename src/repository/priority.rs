@@ -27,7 +27,8 @@ mod tests {
     #[test]
     fn only_the_calling_thread_steps_back() {
         // SAFETY: as above.
-        let mine = || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
+        let mine =
+            || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
         let before = mine();
         let inside = std::thread::spawn(move || {
             step_back();

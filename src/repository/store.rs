@@ -142,9 +142,11 @@ impl Repository {
     /// The bytes of a file of external data that the model in `model_file` names. The model's author chooses that
     /// name, so it is held to a plain file with one link inside the version's directory.
     pub fn read_external(&self, model_file: &str, location: &str) -> Result<Content, String> {
-        let fail = |why: String| format!("{model_file}: external data '{}': {why}", printable(location));
+        let fail =
+            |why: String| format!("{model_file}: external data '{}': {why}", printable(location));
         let parts = location_parts(location).map_err(|e| fail(e.into()))?;
-        let directory = self.inside(Path::new(model_file).parent().unwrap_or(Path::new("")), model_file)?;
+        let directory =
+            self.inside(Path::new(model_file).parent().unwrap_or(Path::new("")), model_file)?;
         let file = open_beneath(&directory, &parts).map_err(&fail)?;
         let meta = file.metadata().map_err(|e| fail(e.to_string()))?;
         if !meta.is_file() {
@@ -252,7 +254,9 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
     let entries = match list(&directory) {
         Ok(entries) => entries,
         Err(e) => {
-            model.problem.get_or_insert(format!("{name}: the folder cannot be read: {}", plain(&e)));
+            model
+                .problem
+                .get_or_insert(format!("{name}: the folder cannot be read: {}", plain(&e)));
             return model;
         }
     };
@@ -261,8 +265,12 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
             Some(number) if entry.folder => {
                 model.versions.insert(number, format!("{name}/{}/{MODEL_FILE}", entry.name));
             }
-            _ if entry.name == OPTIONS_FILE => model.options = Some(format!("{name}/{OPTIONS_FILE}")),
-            _ => tracing::debug!(model = name, entry = %entry.name, "not a version's folder, ignored"),
+            _ if entry.name == OPTIONS_FILE => {
+                model.options = Some(format!("{name}/{OPTIONS_FILE}"))
+            }
+            _ => {
+                tracing::debug!(model = name, entry = %entry.name, "not a version's folder, ignored")
+            }
         }
     }
     if model.versions.is_empty() {
@@ -274,7 +282,8 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
 
 /// Says what is expected, and what was probably meant.
 fn no_version(name: &str, entries: &[Entry]) -> String {
-    let expected = format!("expected {name}/<version>/{MODEL_FILE}, where version is a number from 1 up");
+    let expected =
+        format!("expected {name}/<version>/{MODEL_FILE}, where version is a number from 1 up");
     if entries.iter().any(|e| e.file && e.name == MODEL_FILE) {
         if version_number(name).is_some() {
             return format!(
@@ -323,7 +332,9 @@ fn open_beneath(directory: &Path, parts: &[CString]) -> Result<File, String> {
             // With O_DIRECTORY a symbolic link is told as "not a directory".
             return Err(match error.raw_os_error() {
                 Some(libc::ELOOP) => "it is a symbolic link, expected a plain file".into(),
-                Some(libc::ENOTDIR) if !last => "its path leads through what is no plain directory".into(),
+                Some(libc::ENOTDIR) if !last => {
+                    "its path leads through what is no plain directory".into()
+                }
                 _ => plain(&error),
             });
         }

@@ -8,6 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::options::ModelOptions;
 use crate::{
     batcher::served::Served,
     telemetry::stats::VersionStats,
@@ -84,6 +85,8 @@ pub struct Version {
     pub providers: Vec<String>,
     /// Deadline for requests that bring none; `None`: none.
     pub default_timeout: Option<std::time::Duration>,
+    /// What its model.yaml and the defaults say.
+    pub options: Arc<ModelOptions>,
     /// What `onnxd explain` prints: the probe's table, each decision and why.
     pub explanation: Value,
 }

@@ -5,6 +5,8 @@ pub mod graph;
 pub mod onnx_writer;
 mod ops;
 pub mod options;
+#[cfg(feature = "ort")]
+pub mod ort;
 mod protobuf;
 mod scan;
 pub mod session;

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Which runtime opens the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
     /// ONNX Runtime where its library is found, else tract.
@@ -18,7 +18,7 @@ pub enum BackendChoice {
 }
 
 /// What runs the model inside ONNX Runtime.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     #[default]
@@ -47,7 +47,7 @@ impl fmt::Display for Provider {
 }
 
 /// How much ONNX Runtime rewrites the graph at load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimization {
     Disable,
@@ -62,7 +62,7 @@ pub enum Optimization {
 }
 
 /// One entry of `providers`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderOptions {
     /// `cpu`, `cuda`, `tensorrt` or `openvino`.
@@ -84,11 +84,9 @@ pub struct ProviderOptions {
 }
 
 /// The runtime part of model.yaml and of the configuration's defaults.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionOptions {
-    /// `auto` (default), `ort` or `tract`.
-    pub backend: BackendChoice,
     /// What may run the model's nodes, the preferred one first; the CPU takes what is left. Empty by default: the CPU.
     pub providers: Vec<ProviderOptions>,
     /// Whether a provider that is absent or fails is replaced by the next one, and in the end the CPU, with a warning. False by
@@ -108,7 +106,6 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions {
-            backend: BackendChoice::Auto,
             providers: Vec::new(),
             fallback: false,
             intra_op_threads: 1,
@@ -128,11 +125,6 @@ impl SessionOptions {
         }
         for provider in &self.providers {
             provider.check()?;
-        }
-        if self.backend == BackendChoice::Tract
-            && let Some(p) = self.providers.iter().find(|p| p.name != Provider::Cpu)
-        {
-            return Err(format!("provider {} needs backend ort, not tract", p.name));
         }
         Ok(())
     }
@@ -198,12 +190,11 @@ mod tests {
     #[test]
     fn reads_all_of_it() {
         let options = read(
-            "backend: ort\nfallback: true\nintra_op_threads: 2\noptimization: basic\narena: false\n\
+            "fallback: true\nintra_op_threads: 2\noptimization: basic\narena: false\n\
              providers:\n- name: tensorrt\n  device_id: 1\n  engine_cache_dir: /var/cache/trt\n  \
              options: {trt_fp16_enable: true, trt_max_workspace_size: 1024, x: a}\n- name: cpu\n",
         )
         .unwrap();
-        assert_eq!(options.backend, BackendChoice::Ort);
         assert_eq!(options.arena, Some(false));
         assert_eq!(options.optimization, Optimization::Basic);
         let provider = &options.providers[0];
@@ -233,6 +224,5 @@ mod tests {
         assert!(wrong("providers: [{name: cuda, library: a}]").contains("openvino"));
         assert!(wrong("providers: [{name: cuda, engine_cache_dir: a}]").contains("tensorrt"));
         assert!(wrong("providers: [{name: cpu, options: {a: b}}]").contains("no options"));
-        assert!(wrong("backend: tract\nproviders: [{name: cuda}]").contains("backend ort"));
     }
 }

@@ -54,6 +54,11 @@ pub trait Session: Send + Sync {
     /// Execution providers in effect, as in `["CPUExecutionProvider"]`; empty where the runtime has no such notion.
     fn providers(&self) -> &[String];
 
+    /// What is not as it was asked for, as in a provider that was replaced (`fallback`): for the log, once a load.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
     /// Runs the model once. `inputs` are in the signature's order, `None` for an optional one left out; each has been
     /// held against the signature. With a `cancel`, the run ends early (`RunError::Cancelled`) once it fires, where
     /// the runtime can.

@@ -42,9 +42,10 @@ pub struct EngineOptions {
 /// Serves requests of both protocols.
 pub struct Engine {
     pub table: SharedTable,
-    /// Every wanted model serves, and no drain has begun.
-    pub ready: Arc<AtomicBool>,
     pub budget: Arc<Budget>,
+    /// Every wanted model serves.
+    models_ready: Arc<AtomicBool>,
+    draining: AtomicBool,
     max_deadline: Option<Duration>,
     max_requests: usize,
     under_way: AtomicUsize,
@@ -54,12 +55,23 @@ impl Engine {
     pub fn new(table: SharedTable, ready: Arc<AtomicBool>, options: &EngineOptions) -> Engine {
         Engine {
             table,
-            ready,
+            models_ready: ready,
+            draining: AtomicBool::new(false),
             budget: Budget::new(options.request_memory_bytes),
             max_deadline: options.max_deadline,
             max_requests: options.max_requests,
             under_way: AtomicUsize::new(0),
         }
+    }
+
+    /// Every wanted model serves, and no drain has begun.
+    pub fn ready(&self) -> bool {
+        self.models_ready.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+    }
+
+    /// From here on the server is not ready; it still answers.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
     }
 
     /// Answers one request. `received`: when its head arrived; `timeout`: what the transport says of its deadline.
@@ -104,7 +116,7 @@ impl Engine {
             return Err(run::expired());
         }
         let awaited = version.served.submit(job, started)?;
-        let reply = match deadline {
+        let reply = match deadline.filter(|_| !awaited.gathered) {
             None => awaited.await,
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
                 .await

@@ -1,0 +1,375 @@
+//! One version's queue: what waits, in which order it runs and when a batch is due. Pure: it is told the time.
+
+use std::time::Duration;
+
+use super::lines::{self, Candidate, Lines};
+use crate::types::time::Tick;
+
+/// Says whether nobody waits for an entry any more.
+pub trait Abandoned {
+    /// The client left: the entry is dropped instead of run. Asked under the caller's lock; must be cheap.
+    fn abandoned(&self) -> bool;
+}
+
+/// Which queue an entry came from; whoever creates queues hands these out and never reuses one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId(pub u64);
+
+/// One request in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting<T> {
+    /// Length of the batch axis; 1 for a model without one. 0 takes a row's place in a batch all the same.
+    pub rows: usize,
+    /// Bytes of its inputs.
+    pub bytes: usize,
+    /// Hash of its shapes: only equal buckets share a batch (`assemble::bucket_of`).
+    pub bucket: u64,
+    pub enqueued: Tick,
+    /// From this tick on it must not run.
+    pub deadline: Option<Tick>,
+    /// Higher runs first; 0 is the default.
+    pub priority: u8,
+    pub item: T,
+}
+
+/// What a queue may hold, and how it forms batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows a batch may hold. A single request with more runs alone.
+    pub max_batch_rows: usize,
+    /// How long a batch that is not full may wait for company. Zero: not at all.
+    pub max_delay: Duration,
+    pub max_requests: usize,
+    pub max_bytes: usize,
+    /// Refuse while the oldest entry has, for a while without a break, waited longer than this (after CoDel: a queue
+    /// that never empties adds delay and nothing else). `None`: count, bytes and deadlines are the only bounds.
+    pub max_standing: Option<Duration>,
+}
+
+/// Why an entry was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Requests {
+        limit: usize,
+    },
+    Bytes {
+        limit: usize,
+    },
+    /// The oldest entry has waited this long.
+    Standing {
+        waited: Duration,
+    },
+    /// It would be answered after its deadline: in about `estimate`, with `left` to go.
+    Late {
+        estimate: Duration,
+        left: Duration,
+    },
+    /// Its deadline has passed already.
+    Expired,
+    Closed,
+}
+
+/// An entry that left without running. The caller answers or drops it outside its lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone<T> {
+    pub queue: QueueId,
+    pub why: Why,
+    pub item: T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Expired,
+    Abandoned,
+}
+
+/// Where `poll` puts what it takes out; kept and emptied by the caller, so that a poll allocates nothing.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// The batch, all of one bucket. Empty before a poll; filled only where the answer is `Run`.
+    pub members: Vec<Waiting<T>>,
+    /// Whatever the answer.
+    pub gone: Vec<Gone<T>>,
+}
+
+impl<T> Default for Taken<T> {
+    fn default() -> Self {
+        Taken { members: Vec::new(), gone: Vec::new() }
+    }
+}
+
+/// What an executor asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    pub now: Tick,
+    /// Rows it takes at most, on top of the queue's own limit.
+    pub rows: usize,
+    /// Rows that a request may have which runs alone; one with more is left (`Poll::TooLarge`).
+    pub alone: usize,
+    /// How long the run is expected to take: a batch does not wait past its deadlines minus this.
+    pub run: Duration,
+}
+
+impl Ask {
+    pub fn new(now: Tick, rows: usize) -> Ask {
+        Ask { now, rows, alone: usize::MAX, run: Duration::ZERO }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// `Taken::members` holds a batch of so many rows.
+    Run {
+        rows: usize,
+    },
+    /// Something waits for company; ask again then, or after a push.
+    WaitUntil(Tick),
+    /// What is next has more rows than `Ask::alone`.
+    TooLarge,
+    Idle,
+    /// Closed and empty.
+    Closed,
+}
+
+/// How long the oldest entry must have been above `max_standing` before entries are refused (CoDel's interval).
+const STANDING_INTERVAL: Duration = Duration::from_millis(100);
+/// A full queue looks for abandoned entries at most this often.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
+pub struct Queue<T> {
+    id: QueueId,
+    limits: Limits,
+    lines: Lines<T>,
+    closed: bool,
+    /// Since when the oldest entry has been above `max_standing`.
+    above: Option<Tick>,
+    swept: Tick,
+}
+
+impl<T: Abandoned> Queue<T> {
+    pub fn new(id: QueueId, mut limits: Limits) -> Queue<T> {
+        limits.max_requests = limits.max_requests.min(lines::MOST);
+        limits.max_batch_rows = limits.max_batch_rows.max(1);
+        Queue { id, limits, lines: Lines::default(), closed: false, above: None, swept: Tick(0) }
+    }
+
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Requests that wait, abandoned ones that no poll has met yet among them.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.lines.bytes()
+    }
+
+    /// Rows that wait (a request of none counts as one).
+    pub fn rows(&self) -> usize {
+        self.lines.places()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The highest priority that waits.
+    pub fn priority(&mut self) -> Option<u8> {
+        let first = self.lines.first()?;
+        self.lines.head(first).map(|(_, waiting)| waiting.priority)
+    }
+
+    /// The earliest deadline that waits: when to call `expire`.
+    pub fn next_deadline(&mut self) -> Option<Tick> {
+        self.lines.earliest().map(|(deadline, _)| deadline)
+    }
+
+    /// Takes no more; what waits is still run, without delay.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Adds an entry, or gives its item back with the reason. A full queue first drops what is expired or abandoned.
+    pub fn push(
+        &mut self,
+        now: Tick,
+        waiting: Waiting<T>,
+        gone: &mut Vec<Gone<T>>,
+    ) -> Result<(), (Refusal, T)> {
+        if self.closed {
+            return Err((Refusal::Closed, waiting.item));
+        }
+        if waiting.deadline.is_some_and(|d| d <= now) {
+            return Err((Refusal::Expired, waiting.item));
+        }
+        let mut full = self.full(waiting.bytes);
+        if full.is_some() && now.since(self.swept) >= SWEEP_INTERVAL {
+            self.sweep(now, gone);
+            full = self.full(waiting.bytes);
+        }
+        if let Some(refusal) = full {
+            return Err((refusal, waiting.item));
+        }
+        if let Some(waited) = self.standing(now) {
+            return Err((Refusal::Standing { waited }, waiting.item));
+        }
+        self.lines.insert(waiting);
+        Ok(())
+    }
+
+    /// Takes the next batch where one is due. `taken.members` must be empty.
+    pub fn poll(&mut self, ask: Ask, taken: &mut Taken<T>) -> Poll {
+        debug_assert!(taken.members.is_empty(), "a batch was left in Taken");
+        self.expire(ask.now, &mut taken.gone);
+        self.standing(ask.now);
+        let cap = ask.rows.min(self.limits.max_batch_rows).max(1);
+        loop {
+            let bucket = match self.choose(&ask, cap) {
+                Due::Bucket(bucket) => bucket,
+                Due::Wait(until) => return Poll::WaitUntil(until),
+                Due::Nothing if self.closed => return Poll::Closed,
+                Due::Nothing => return Poll::Idle,
+            };
+            match self.lines.head(bucket) {
+                // Without it, another bucket may come first.
+                Some((slot, head)) if head.item.abandoned() => {
+                    self.remove(slot, Why::Abandoned, &mut taken.gone);
+                }
+                Some((_, head)) if head.rows.max(1) > ask.alone => return Poll::TooLarge,
+                _ => return Poll::Run { rows: self.fill(bucket, cap, taken) },
+            }
+        }
+    }
+
+    /// Removes what is expired.
+    pub fn expire(&mut self, now: Tick, gone: &mut Vec<Gone<T>>) {
+        while let Some((deadline, slot)) = self.lines.earliest() {
+            if deadline > now {
+                break;
+            }
+            self.remove(slot, Why::Expired, gone);
+        }
+    }
+
+    /// Removes what is expired or abandoned; looks at every entry.
+    pub fn sweep(&mut self, now: Tick, gone: &mut Vec<Gone<T>>) {
+        self.swept = now;
+        self.expire(now, gone);
+        let mut slot = 0;
+        while slot < self.lines.slots() {
+            if self.lines.get(slot).is_some_and(|w| w.item.abandoned()) {
+                self.remove(slot, Why::Abandoned, gone);
+            }
+            slot += 1;
+        }
+    }
+
+    /// Empties the queue, oldest first: for what is left when a version goes.
+    pub fn drain(&mut self) -> Vec<T> {
+        self.lines.drain()
+    }
+
+    fn full(&self, more: usize) -> Option<Refusal> {
+        if self.lines.len() >= self.limits.max_requests {
+            return Some(Refusal::Requests { limit: self.limits.max_requests });
+        }
+        let fits = self.lines.bytes().checked_add(more).is_some_and(|b| b <= self.limits.max_bytes);
+        (!fits).then_some(Refusal::Bytes { limit: self.limits.max_bytes })
+    }
+
+    /// The wait of the oldest entry of the highest priority, where it has been too long for a whole interval.
+    fn standing(&mut self, now: Tick) -> Option<Duration> {
+        let target = self.limits.max_standing?;
+        let first = self.lines.first().and_then(|bucket| self.lines.head(bucket));
+        let waited = first.map(|(_, waiting)| now.since(waiting.enqueued));
+        let Some(waited) = waited.filter(|w| *w > target) else {
+            self.above = None;
+            return None;
+        };
+        let since = *self.above.get_or_insert(now);
+        (now.since(since) >= STANDING_INTERVAL.max(target)).then_some(waited)
+    }
+
+    /// Moves entries of a bucket into a batch, first come first served within a priority, until the next one does not
+    /// fit; the first always does. Returns the rows.
+    fn fill(&mut self, at: u32, cap: usize, taken: &mut Taken<T>) -> usize {
+        let (mut places, mut rows) = (0usize, 0usize);
+        while places < cap {
+            let Some((slot, waiting)) = self.lines.head(at) else { break };
+            if waiting.item.abandoned() {
+                if let Some(w) = self.lines.unlink(slot) {
+                    taken.gone.push(Gone { queue: self.id, why: Why::Abandoned, item: w.item });
+                }
+                continue;
+            }
+            let more = waiting.rows.max(1);
+            if places > 0 && places.saturating_add(more) > cap {
+                break;
+            }
+            places = places.saturating_add(more);
+            rows = rows.saturating_add(waiting.rows);
+            taken.members.extend(self.lines.unlink(slot));
+        }
+        self.lines.settle(at);
+        rows
+    }
+
+    /// Which bucket runs now, or when one will.
+    fn choose(&mut self, ask: &Ask, cap: usize) -> Due {
+        let Some(first) = self.lines.first() else { return Due::Nothing };
+        let delay = self.limits.max_delay;
+        if delay.is_zero() || self.closed {
+            return Due::Bucket(first);
+        }
+        let mut best: Option<Candidate> = None;
+        let mut until = Tick(u64::MAX);
+        for candidate in self.lines.candidates() {
+            let due = candidate.oldest.after(delay);
+            if candidate.places < cap && due > ask.now {
+                until = until.min(due);
+            } else if best.as_ref().is_none_or(|best| best.rank < candidate.rank) {
+                best = Some(candidate);
+            }
+        }
+        if let Some(best) = best {
+            return Due::Bucket(best.bucket);
+        }
+        // Nothing is due by itself; a deadline may not leave the time to wait.
+        if let Some((deadline, slot)) = self.lines.earliest() {
+            let run = u64::try_from(ask.run.as_nanos()).unwrap_or(u64::MAX);
+            let start = Tick(deadline.0.saturating_sub(run));
+            if start <= ask.now {
+                return Due::Bucket(self.lines.bucket_of(slot));
+            }
+            until = until.min(start);
+        }
+        Due::Wait(until)
+    }
+
+    fn remove(&mut self, slot: u32, why: Why, gone: &mut Vec<Gone<T>>) {
+        let bucket = self.lines.bucket_of(slot);
+        if let Some(waiting) = self.lines.unlink(slot) {
+            gone.push(Gone { queue: self.id, why, item: waiting.item });
+            self.lines.settle(bucket);
+        }
+    }
+}
+
+enum Due {
+    Bucket(u32),
+    Wait(Tick),
+    Nothing,
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

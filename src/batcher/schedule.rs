@@ -1,0 +1,548 @@
+//! Which queue runs next, over all versions: priority first, then fair shares of executor time. Pure: it is told the
+//! time.
+//!
+//! Fairness is that of start-time fair queueing: each queue has a virtual time that a run moves on by its cost over the
+//! queue's weight, and the queue furthest behind runs next. The expected cost is charged when a run starts and corrected
+//! when it ends; a queue that was empty starts at the present, with little credit for its idle time. Only queues that
+//! hold something are looked at, in one dense array: ten thousand idle ones cost nothing.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{
+    cost::CostModel,
+    queue::{Abandoned, Ask, Gone, Limits, Poll, Queue, QueueId, Refusal, Taken, Waiting},
+};
+use crate::types::time::Tick;
+
+/// The weight of a queue that is no more important than others.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// Charged for a run of which nothing is known yet.
+const UNKNOWN_COST: u64 = 1_000_000;
+/// No run is free, or a model of nanoseconds would never take its turn.
+const LEAST_CHARGE: u64 = 1_000;
+/// Queues that `would_miss` weighs against the one asked for; leaving some out only makes it more lenient.
+const WEIGHED: usize = 64;
+/// A queue that comes back from being empty starts so far behind the others (nanoseconds of its virtual time): short
+/// runs of a few callers go before the next long one.
+const CREDIT: u64 = 20_000_000;
+/// Runs on the reserve lane put a queue at most so far ahead of the others: it is capacity that they could not have used.
+const LEAD: u64 = 100_000_000;
+/// How often an idle model runs a request that its learned cost would refuse: the way back from a wrong cost.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How one queue takes part.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    pub limits: Limits,
+    /// Whether requests share runs; otherwise each runs alone.
+    pub batch: bool,
+    /// Executors it may hold at once. 0: all of them.
+    pub instances: usize,
+    /// Its share of executor time relative to others (`DEFAULT_WEIGHT`).
+    pub weight: u32,
+    /// What a run should take at most; the learned cost then bounds the batch (to one request at least).
+    pub latency_target: Option<Duration>,
+    /// Learned by whoever runs it; read here.
+    pub cost: Arc<CostModel>,
+}
+
+/// Which executor asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Takes anything.
+    Main,
+    /// Takes only runs expected to end within `limit`, in smaller batches where need be; what was never run is not
+    /// taken.
+    Reserve { limit: Duration },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// `Taken::members` holds the batch. The ticket goes back through `finished`, whatever became of the run.
+    Run(Ticket),
+    /// Nothing yet; ask again then, or after a push.
+    WaitUntil(Tick),
+    /// Nothing that this lane may run; ask again after a push or another executor's `finished`.
+    Idle,
+}
+
+/// A run under way.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a ticket that never comes back holds an instance for ever"]
+pub struct Ticket {
+    pub id: QueueId,
+    /// Rows of the batch, for the cost model.
+    pub rows: usize,
+    /// Nanoseconds charged in advance.
+    charged: u64,
+}
+
+/// What a push led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// An idle executor of the main lane would find something to run or to wait for.
+    pub runnable: bool,
+    /// What the queue's smallest run is expected to take: whether a reserve executor is worth waking.
+    pub least: Option<Duration>,
+}
+
+struct Entry<T> {
+    queue: Queue<T>,
+    config: QueueConfig,
+    running: usize,
+    /// Where it stood when it was last emptied.
+    virtual_time: u64,
+    /// Rows that a run takes.
+    cap: usize,
+    /// Number of its last run among all runs.
+    turn: u64,
+    /// Its place in `active` while it holds something.
+    active: Option<usize>,
+    trial: Option<Tick>,
+}
+
+/// What a choice needs of a queue that holds something, close together.
+struct Active {
+    slot: u32,
+    weight: u32,
+    virtual_time: u64,
+    /// Breaks ties: who ran longest ago.
+    turn: u64,
+    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown.
+    least: u64,
+    /// Nanoseconds to run all that waits; 0 where unknown.
+    backlog: u64,
+    /// The queue said so when it was last asked; until then, or a push, it is not asked again.
+    not_before: Tick,
+    priority: u8,
+    /// It holds as many executors as it may.
+    capped: bool,
+    /// What is next has more rows than the reserve takes.
+    too_large: bool,
+}
+
+pub struct Schedule<T> {
+    entries: Vec<Option<Entry<T>>>,
+    free: Vec<u32>,
+    by_id: HashMap<QueueId, u32, foldhash::fast::FixedState>,
+    active: Vec<Active>,
+    /// The largest virtual time that a run has started at: the present, where nothing waits.
+    clock: u64,
+    /// Runs started.
+    turns: u64,
+    executors: usize,
+}
+
+impl<T: Abandoned> Schedule<T> {
+    /// `executors`: how many ask in all lanes together; what an estimate divides queued work by.
+    pub fn new(executors: usize) -> Schedule<T> {
+        Schedule {
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::default(),
+            active: Vec::new(),
+            clock: 0,
+            turns: 0,
+            executors: executors.max(1),
+        }
+    }
+
+    /// Adds a queue; false where the id is taken.
+    pub fn add(&mut self, id: QueueId, mut config: QueueConfig) -> bool {
+        if self.by_id.contains_key(&id) {
+            return false;
+        }
+        config.weight = config.weight.max(1);
+        let queue = Queue::new(id, config.limits.clone());
+        let entry = Entry {
+            queue,
+            cap: config.cap(),
+            config,
+            running: 0,
+            virtual_time: 0,
+            turn: 0,
+            active: None,
+            trial: None,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                self.entries.push(Some(entry));
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.by_id.insert(id, slot);
+        true
+    }
+
+    /// Takes a queue out, with what still waits in it, oldest first. Its runs may go on; their tickets are ignored.
+    pub fn remove(&mut self, id: QueueId) -> Vec<T> {
+        let Some(slot) = self.by_id.remove(&id) else { return Vec::new() };
+        let Some(mut entry) = self.entries[slot as usize].take() else { return Vec::new() };
+        if let Some(at) = entry.active {
+            self.deactivate(at);
+        }
+        self.free.push(slot);
+        entry.queue.drain()
+    }
+
+    /// The queue takes no more; what waits is run at once.
+    pub fn close(&mut self, id: QueueId) {
+        let Some(slot) = self.by_id.get(&id).copied() else { return };
+        if let Some(entry) = &mut self.entries[slot as usize] {
+            entry.queue.close();
+        }
+        self.refresh(slot);
+    }
+
+    /// Requests and bytes that wait, and runs under way. `None`: no such queue.
+    pub fn load(&self, id: QueueId) -> Option<(usize, usize, usize)> {
+        let entry = self.entry(id)?;
+        Some((entry.queue.len(), entry.queue.bytes(), entry.running))
+    }
+
+    /// Queues that hold something.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Queues a request, or gives it back with the reason: full, closed, or sure to be late.
+    pub fn push(
+        &mut self,
+        id: QueueId,
+        now: Tick,
+        waiting: Waiting<T>,
+        gone: &mut Vec<Gone<T>>,
+    ) -> Result<Pushed, (Refusal, T)> {
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return Err((Refusal::Closed, waiting.item));
+        };
+        if let Some(refusal) = self.late(id, now, &waiting) {
+            return Err((refusal, waiting.item));
+        }
+        let Some(entry) = &mut self.entries[slot as usize] else {
+            return Err((Refusal::Closed, waiting.item));
+        };
+        let pushed = entry.queue.push(now, waiting, gone);
+        self.refresh(slot); // also after a refusal: what was gone may have been swept
+        pushed?;
+        let active = self.entries[slot as usize].as_ref().and_then(|e| e.active);
+        Ok(active.map_or(Pushed { runnable: false, least: None }, |at| {
+            let active = &self.active[at];
+            let least = (active.least < u64::MAX).then(|| Duration::from_nanos(active.least));
+            Pushed { runnable: !active.capped, least }
+        }))
+    }
+
+    /// The next batch for an executor of this lane. `taken.members` must be empty; `taken.gone` fills whatever the
+    /// answer.
+    pub fn next(&mut self, now: Tick, lane: Lane, taken: &mut Taken<T>) -> Next {
+        loop {
+            let at = match self.pick(now, lane) {
+                Ok(at) => at,
+                Err(until) => return until.map_or(Next::Idle, Next::WaitUntil),
+            };
+            if let Some(ticket) = self.ask(at, now, lane, taken) {
+                return Next::Run(ticket);
+            }
+        }
+    }
+
+    /// Ends a run: its instance is free again, and the queue is charged what the run took in place of what was
+    /// expected. The caller tells the cost model itself.
+    pub fn finished(&mut self, ticket: Ticket, actual: Duration) {
+        let Some(slot) = self.by_id.get(&ticket.id).copied() else { return };
+        let Some(entry) = &mut self.entries[slot as usize] else { return };
+        entry.running = entry.running.saturating_sub(1);
+        let weight = entry.config.weight;
+        let (paid, owed) = (share(ticket.charged, weight), share(nanos(actual), weight));
+        let virtual_time = match entry.active {
+            Some(at) => &mut self.active[at].virtual_time,
+            None => &mut entry.virtual_time,
+        };
+        *virtual_time = virtual_time.saturating_add(owed).saturating_sub(paid);
+        entry.cap = entry.config.cap();
+        self.refresh(slot);
+    }
+
+    /// The earliest deadline of all that waits: when to call `expire`. Looks at every queue that holds something.
+    pub fn next_deadline(&mut self) -> Option<Tick> {
+        let entries = &mut self.entries;
+        let deadlines = self
+            .active
+            .iter()
+            .filter_map(|a| entries.get_mut(a.slot as usize)?.as_mut()?.queue.next_deadline());
+        deadlines.min()
+    }
+
+    /// Takes out what is expired, wherever it waits: for a timer, while every executor is busy.
+    pub fn expire(&mut self, now: Tick, gone: &mut Vec<Gone<T>>) {
+        let mut at = 0;
+        while let Some(active) = self.active.get(at) {
+            let slot = active.slot;
+            if let Some(entry) = &mut self.entries[slot as usize] {
+                let before = entry.queue.len();
+                entry.queue.expire(now, gone);
+                if entry.queue.len() == before {
+                    at += 1;
+                    continue;
+                }
+            }
+            self.refresh(slot);
+            // An emptied queue's place is taken by the last one, which comes next.
+            at += usize::from(self.active.get(at).is_some_and(|a| a.slot == slot));
+        }
+    }
+
+    /// The time that a request would take from now to its answer, where that is past its deadline. A lower bound: it
+    /// counts the queue's own work ahead, of other queues no more than their fair share meanwhile (all of it where
+    /// their priority is higher), and average costs, so that only hopeless work is refused. `None` also where nothing
+    /// is known of the cost.
+    pub fn would_miss(
+        &self,
+        id: QueueId,
+        now: Tick,
+        deadline: Tick,
+        rows: usize,
+        priority: u8,
+    ) -> Option<Duration> {
+        let entry = self.entry(id)?;
+        let cost = nanos(entry.config.cost.mean(rows)?);
+        let mut ahead = 0;
+        let mut others = 0u64;
+        if let Some(at) = entry.active {
+            // Who comes with a priority overtakes some of it; how much is not known, so none is counted.
+            ahead = if priority == 0 { self.active[at].backlog } else { 0 };
+            let theirs = |other: &Active| match other.priority.cmp(&priority) {
+                std::cmp::Ordering::Greater => other.backlog,
+                std::cmp::Ordering::Less => 0,
+                std::cmp::Ordering::Equal => {
+                    let share = u128::from(ahead) * u128::from(other.weight)
+                        / u128::from(entry.config.weight);
+                    other.backlog.min(u64::try_from(share).unwrap_or(u64::MAX))
+                }
+            };
+            for other in self.active.iter().take(WEIGHED).filter(|o| o.slot != self.active[at].slot)
+            {
+                others = others.saturating_add(theirs(other));
+            }
+        }
+        let own = ahead / instances(&entry.config, self.executors) as u64;
+        let all = ahead.saturating_add(others) / self.executors as u64;
+        let estimate = Duration::from_nanos(own.max(all).saturating_add(cost));
+        (now.after(estimate) > deadline).then_some(estimate)
+    }
+
+    /// Refuses what would be late. An idle model tries one such request a second, or a cost learned in a bad moment
+    /// would stand for ever.
+    fn late(&mut self, id: QueueId, now: Tick, waiting: &Waiting<T>) -> Option<Refusal> {
+        let deadline = waiting.deadline.filter(|d| *d > now)?; // the queue itself refuses an expired one
+        let estimate = self.would_miss(id, now, deadline, waiting.rows, waiting.priority)?;
+        let slot = *self.by_id.get(&id)?;
+        let entry = self.entries[slot as usize].as_mut()?;
+        let left = deadline.since(now);
+        let idle = entry.queue.is_empty() && entry.running == 0;
+        if idle && entry.trial.is_none_or(|t| now.since(t) >= TRIAL_INTERVAL) {
+            entry.trial = Some(now);
+            return None;
+        }
+        Some(Refusal::Late { estimate, left })
+    }
+
+    /// The place of the queue to ask, or when one will be worth asking.
+    fn pick(&self, now: Tick, lane: Lane) -> Result<usize, Option<Tick>> {
+        let mut best: Option<usize> = None;
+        let mut until: Option<Tick> = None;
+        for (at, a) in self.active.iter().enumerate() {
+            let eligible = match lane {
+                Lane::Main => !a.capped,
+                Lane::Reserve { limit } => {
+                    !a.capped && !a.too_large && a.least < u64::MAX && a.least <= nanos(limit)
+                }
+            };
+            if !eligible {
+                continue;
+            }
+            if a.not_before > now {
+                until = Some(until.map_or(a.not_before, |u| u.min(a.not_before)));
+                continue;
+            }
+            let better = best.is_none_or(|b| {
+                let b = &self.active[b];
+                (b.priority, a.virtual_time, a.turn) < (a.priority, b.virtual_time, b.turn)
+            });
+            if better {
+                best = Some(at);
+            }
+        }
+        best.ok_or(until)
+    }
+
+    /// Asks one queue; where it has no batch now, notes why, so that the next pick passes it by.
+    fn ask(&mut self, at: usize, now: Tick, lane: Lane, taken: &mut Taken<T>) -> Option<Ticket> {
+        let slot = self.active[at].slot;
+        let entry = self.entries[slot as usize].as_mut()?;
+        let model = &entry.config.cost;
+        entry.cap = entry.config.cap();
+        let cap = entry.cap;
+        let run = model.expect(cap.min(entry.queue.rows())).unwrap_or_default();
+        let ask = match lane {
+            Lane::Main => Ask { now, rows: cap, alone: usize::MAX, run },
+            Lane::Reserve { limit } => {
+                let rows = model.largest_within(limit, entry.config.limits.max_batch_rows.max(1));
+                Ask { now, rows: rows.min(cap), alone: rows, run }
+            }
+        };
+        match entry.queue.poll(ask, taken) {
+            Poll::Run { rows } => {
+                let expected = model.expect(rows).map_or(UNKNOWN_COST, nanos).max(LEAST_CHARGE);
+                entry.running += 1;
+                self.turns += 1;
+                entry.turn = self.turns;
+                let ticket = Ticket { id: entry.queue.id(), rows, charged: expected };
+                let charge = share(expected, entry.config.weight);
+                self.charge(at, charge, lane);
+                self.refresh(slot);
+                Some(ticket)
+            }
+            Poll::WaitUntil(until) => {
+                self.refresh(slot);
+                // Strictly later than now, or the loop of `next` would not end.
+                self.hold(slot, |a| a.not_before = until.max(Tick(now.0.saturating_add(1))));
+                None
+            }
+            Poll::TooLarge => {
+                self.refresh(slot);
+                self.hold(slot, |a| a.too_large = true);
+                None
+            }
+            Poll::Idle | Poll::Closed => {
+                self.refresh(slot);
+                None
+            }
+        }
+    }
+
+    fn charge(&mut self, at: usize, charge: u64, lane: Lane) {
+        let most = match lane {
+            Lane::Main => u64::MAX,
+            Lane::Reserve { .. } => self.present(self.active[at].priority).saturating_add(LEAD),
+        };
+        let active = &mut self.active[at];
+        let start = active.virtual_time;
+        active.virtual_time = start.saturating_add(charge).min(most.max(start));
+        self.clock = self.clock.max(start);
+    }
+
+    /// The virtual time of the queue of this priority that is furthest behind and might run.
+    fn present(&self, priority: u8) -> u64 {
+        let peers = self.active.iter().filter(|a| a.priority == priority && !a.capped);
+        peers.map(|a| a.virtual_time).min().unwrap_or(self.clock)
+    }
+
+    fn hold(&mut self, slot: u32, note: impl FnOnce(&mut Active)) {
+        if let Some(at) = self.entries[slot as usize].as_ref().and_then(|e| e.active) {
+            note(&mut self.active[at]);
+        }
+    }
+
+    /// Brings what `pick` sees of a queue up to date, after anything about it changed.
+    fn refresh(&mut self, slot: u32) {
+        let Some(entry) = &mut self.entries[slot as usize] else { return };
+        let Some(priority) = entry.queue.priority() else {
+            if let Some(at) = entry.active.take() {
+                entry.virtual_time = self.active[at].virtual_time;
+                self.deactivate(at);
+            }
+            return;
+        };
+        let known = entry.active.map(|at| (self.active[at].virtual_time, self.active[at].capped));
+        let cost = &entry.config.cost;
+        let capped = entry.running >= instances(&entry.config, usize::MAX);
+        let mut fresh = Active {
+            slot,
+            weight: entry.config.weight,
+            virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
+            turn: entry.turn,
+            least: cost.expect(1).map_or(u64::MAX, nanos),
+            backlog: entry.backlog(),
+            not_before: Tick(0),
+            priority,
+            capped,
+            too_large: false,
+        };
+        let at = *entry.active.get_or_insert(self.active.len());
+        // Neither idleness nor its own cap earns a queue more than a little credit.
+        if known.is_none_or(|(_, was_capped)| was_capped && !capped) {
+            let floor = self.present(priority).saturating_sub(CREDIT);
+            fresh.virtual_time = fresh.virtual_time.max(floor);
+        }
+        match self.active.get_mut(at) {
+            Some(place) => *place = fresh,
+            None => self.active.push(fresh),
+        }
+    }
+
+    fn deactivate(&mut self, at: usize) {
+        self.active.swap_remove(at);
+        if let Some(moved) = self.active.get(at)
+            && let Some(entry) = &mut self.entries[moved.slot as usize]
+        {
+            entry.active = Some(at);
+        }
+    }
+
+    fn entry(&self, id: QueueId) -> Option<&Entry<T>> {
+        self.entries[*self.by_id.get(&id)? as usize].as_ref()
+    }
+}
+
+impl QueueConfig {
+    /// Rows that a run takes.
+    fn cap(&self) -> usize {
+        let most = self.limits.max_batch_rows.max(1);
+        match self.latency_target {
+            _ if !self.batch => 1,
+            Some(target) => self.cost.largest_within(target, most).max(1),
+            None => most,
+        }
+    }
+}
+
+impl<T: Abandoned> Entry<T> {
+    /// Nanoseconds to run all that waits, on one executor; 0 where nothing is known.
+    fn backlog(&self) -> u64 {
+        let (rows, requests) = (self.queue.rows(), self.queue.len().max(1));
+        let cost = |rows: usize| self.config.cost.mean(rows).map_or(0, nanos);
+        if !self.config.batch {
+            return (requests as u64).saturating_mul(cost(rows.div_ceil(requests)));
+        }
+        let cap = self.cap;
+        let rest = if rows.is_multiple_of(cap) { 0 } else { cost(rows % cap) };
+        let full = if rows < cap { 0 } else { cost(cap) };
+        ((rows / cap) as u64).saturating_mul(full).saturating_add(rest)
+    }
+}
+
+/// Executors that a queue may hold, of so many.
+fn instances(config: &QueueConfig, executors: usize) -> usize {
+    if config.instances == 0 { executors } else { config.instances.min(executors) }
+}
+
+/// Virtual nanoseconds of a cost.
+fn share(cost: u64, weight: u32) -> u64 {
+    let share = u128::from(cost) * u128::from(DEFAULT_WEIGHT) / u128::from(weight.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;

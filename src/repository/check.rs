@@ -1,0 +1,70 @@
+//! Validates a repository without serving it: what `onnxd check` prints.
+
+use std::sync::Arc;
+
+use super::{
+    entry::{Entry, entries},
+    loader::{Backends, guarded, open},
+    options::{Options, Readiness},
+    store::Repository,
+};
+
+/// One version that would be loaded, or a model of which none could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub model: Arc<str>,
+    /// `None`: the model as a whole (a broken model.yaml, no version).
+    pub version: Option<u64>,
+    /// The runtime that would serve it, or the reason why it cannot.
+    pub outcome: Result<String, String>,
+}
+
+/// What a server would make of a repository.
+pub struct Verdict {
+    /// By model, in the order tried.
+    pub versions: Vec<Checked>,
+    /// Whether a server with these options would become ready.
+    pub ready: bool,
+}
+
+/// Opens what a server would load, one after another, and closes it again. The error is one that would end the start.
+pub fn check(options: &Options, backends: &Backends) -> Result<Verdict, String> {
+    options.check()?;
+    let repository = Repository::scan(&options.models)?;
+    let mut verdict = Verdict { versions: Vec::new(), ready: true };
+    for entry in entries(&repository, options)?.values_mut().filter(|e| e.wanted) {
+        check_model(&repository, backends, entry, options.readiness, &mut verdict);
+    }
+    Ok(verdict)
+}
+
+fn check_model(
+    repository: &Repository,
+    backends: &Backends,
+    entry: &mut Entry,
+    readiness: Readiness,
+    verdict: &mut Verdict,
+) {
+    let model = entry.name.clone();
+    if let Some(problem) = entry.problem() {
+        let outcome = Err(problem.to_string());
+        verdict.versions.push(Checked { model: model.clone(), version: None, outcome });
+    }
+    loop {
+        let jobs = entry.advance();
+        if jobs.is_empty() {
+            break;
+        }
+        for job in jobs {
+            let outcome = guarded(|| open(repository, backends, &job))
+                .map(|opened| opened.backend.describe());
+            entry.tried(job.number, outcome.as_ref().map(|_| ()).map_err(String::clone));
+            verdict.versions.push(Checked {
+                model: model.clone(),
+                version: Some(job.number),
+                outcome,
+            });
+        }
+    }
+    verdict.ready &= entry.done(readiness);
+}

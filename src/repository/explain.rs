@@ -1,0 +1,104 @@
+//! What `onnxd explain MODEL` shows of a version: what it is, each decision, and the numbers behind it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{entry::Job, loader::Opened};
+use crate::{
+    batcher::mode::Choice,
+    types::model::{Signature, TensorSpec},
+};
+
+/// All that is known of a version once it serves.
+pub struct Facts<'a> {
+    pub job: &'a Job,
+    pub opened: &'a Opened,
+    pub choice: &'a Choice,
+    /// Threads with a session of their own.
+    pub replicas: usize,
+    /// From the first byte read until now.
+    pub took: Duration,
+}
+
+/// The explanation, as JSON. `mode` and `mode_reason` are text: log and banner print them.
+pub fn explanation(facts: &Facts<'_>) -> Value {
+    let Facts { job, opened, choice, .. } = facts;
+    let graph = &opened.source.graph;
+    json!({
+        "model": &*job.model,
+        "version": job.number,
+        "file": job.file,
+        "sha256": opened.sha256,
+        "backend": opened.backend.name(),
+        "backend_reason": opened.backend_reason,
+        "runtime": opened.backend.describe(),
+        "providers": opened.session.providers(),
+        "mode": choice.execution.name(),
+        "mode_reason": choice.reason,
+        "shares_runs": choice.gather,
+        "turn_rows": choice.turn_rows,
+        "signature": signature(&opened.signature),
+        "graph": {
+            "producer": graph.producer,
+            "ir_version": graph.ir_version,
+            "opsets": graph.opsets,
+            "nodes": graph.nodes,
+            "control_flow": graph.control_flow,
+            "data_dependent": graph.data_dependent,
+            "random": graph.random,
+        },
+        "weight_bytes": opened.weights,
+        "file_bytes": opened.source.bytes.len(),
+        "external_files": graph.external,
+        "own_sessions": facts.replicas,
+        "probe": probe(opened),
+        "load_ms": {
+            "total": millis(facts.took),
+            "open": millis(opened.open_time),
+            "probe": millis(opened.probe_time),
+        },
+        "options": &*job.options,
+    })
+}
+
+fn probe(opened: &Opened) -> Value {
+    let Some(probe) = &opened.probe else { return Value::Null };
+    let row = |&(rows, took): &(usize, Duration)| {
+        let us = took.as_secs_f64() * 1e6;
+        json!({
+            "rows": rows,
+            "microseconds": round(us),
+            "microseconds_per_item": round(us / rows.max(1) as f64),
+        })
+    };
+    json!({
+        "table": probe.points.iter().map(row).collect::<Vec<Value>>(),
+    })
+}
+
+fn signature(signature: &Signature) -> Value {
+    let tensor = |spec: &TensorSpec| {
+        json!({
+            "name": &*spec.name,
+            "datatype": spec.datatype.name(),
+            "shape": spec.shape_text(),
+            "optional": spec.optional,
+            "labels": spec.labels.as_ref().map(|l| l.len()),
+        })
+    };
+    json!({
+        "inputs": signature.inputs.iter().map(tensor).collect::<Vec<Value>>(),
+        "outputs": signature.outputs.iter().map(tensor).collect::<Vec<Value>>(),
+        "can_batch": signature.can_batch,
+    })
+}
+
+fn millis(took: Duration) -> f64 {
+    round(took.as_secs_f64() * 1e3)
+}
+
+/// To three digits after the point: what comes after is noise.
+fn round(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}

@@ -1,0 +1,410 @@
+//! Opens a version: bytes, graph, runtime, sessions, probe, mode; at the end stands what serves, or why not.
+
+use std::{
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    entry::Job,
+    explain,
+    options::{BatchAxis, ModelOptions},
+    store::Repository,
+    table::Version,
+};
+use crate::{
+    batcher::{
+        cost::CostModel,
+        mode::{self, Choice, Evidence, Execution},
+        pool::Pool,
+        served::{Served, ServedParts, Sessions},
+    },
+    runtime::{
+        graph::Graph,
+        options::{BackendChoice, SessionOptions},
+        session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
+    },
+    telemetry::stats::VersionStats,
+    types::{
+        model::{Dim, Signature},
+        tensor::TensorView,
+    },
+};
+
+/// Weights below this: a session for each thread that runs models, since a shared one contends for its arena. Above,
+/// the memory is worth more than the contention.
+const REPLICATED_WEIGHTS: u64 = 16 << 20;
+/// Memory that all those further sessions of all models may take together. What does not fit shares.
+const REPLICA_BUDGET: u64 = 256 << 20;
+/// What a session takes beside its weights, by experience.
+const SESSION_OVERHEAD: u64 = 512 << 10;
+/// What it costs to hand a request to an executor and back: measured, 3 to 5 µs under load and 10 to 19 with one client.
+const HANDOVER: Duration = Duration::from_micros(10);
+
+/// The runtimes of this process.
+#[derive(Clone)]
+pub struct Backends {
+    /// ONNX Runtime, or why it is not there.
+    pub ort: Result<Arc<dyn Backend>, String>,
+    /// tract, where it is built in.
+    pub tract: Option<Arc<dyn Backend>>,
+}
+
+impl Backends {
+    /// The runtime for `choice`, and why this one.
+    fn choose(&self, choice: BackendChoice) -> Result<(&Arc<dyn Backend>, String), String> {
+        let tract = || self.tract.as_ref().ok_or("tract is not built in");
+        match (choice, &self.ort) {
+            (BackendChoice::Ort, Ok(ort)) => {
+                Ok((ort, "model.yaml or the defaults ask for it".into()))
+            }
+            (BackendChoice::Ort, Err(why)) => Err(format!("backend ort is asked for, but {why}")),
+            (BackendChoice::Tract, _) => {
+                Ok((tract().map_err(String::from)?, "model.yaml or the defaults ask for it".into()))
+            }
+            (BackendChoice::Auto, Ok(ort)) => {
+                Ok((ort, format!("auto: {} is present", ort.describe())))
+            }
+            (BackendChoice::Auto, Err(why)) => {
+                let tract = tract().map_err(|e| format!("there is no runtime: {why}; {e}"))?;
+                Ok((tract, format!("auto: {why}")))
+            }
+        }
+    }
+}
+
+/// Whether sessions with these options start threads, which would inherit the priority of the one that opens them.
+pub fn starts_threads(options: &ModelOptions) -> bool {
+    options.session.intra_op_threads > 1 || options.session.wants_device()
+}
+
+/// A version that opened and passed its checks, before any request can reach it.
+pub struct Opened {
+    pub backend: Arc<dyn Backend>,
+    pub backend_reason: String,
+    pub session: Arc<dyn Session>,
+    /// As the graph has it, with what model.yaml overrides.
+    pub signature: Arc<Signature>,
+    pub source: Arc<ModelSource>,
+    /// SHA-256 of all files of the version.
+    pub sha256: String,
+    /// Bytes of weights, in the model and beside it.
+    pub weights: u64,
+    /// None: `warmup: false`.
+    pub probe: Option<Probe>,
+    pub open_time: Duration,
+    pub probe_time: Duration,
+}
+
+/// Opens versions and makes them ready to serve.
+pub struct Loader {
+    repository: Arc<Repository>,
+    backends: Backends,
+    pool: Arc<Pool>,
+    budget: Arc<Budget>,
+}
+
+impl Loader {
+    pub fn new(repository: Arc<Repository>, backends: Backends, pool: Arc<Pool>) -> Loader {
+        let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
+        Loader { repository, backends, pool, budget }
+    }
+
+    /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
+    pub fn load(&self, job: &Job) -> Result<Arc<Version>, String> {
+        guarded(|| {
+            let start = Instant::now();
+            let opened = open(&self.repository, &self.backends, job)?;
+            Ok(self.finish(job, opened, start))
+        })
+    }
+
+    fn finish(&self, job: &Job, opened: Opened, start: Instant) -> Arc<Version> {
+        let options = &job.options;
+        let choice = decide(&opened, options);
+        let threads = self.pool.threads;
+        // Network threads run nothing but the turn.
+        let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
+        let sessions = Sessions::new(opened.session.clone(), threads.slots());
+        let replicas = self.replicate(&sessions, &opened, &options.session, first..threads.slots());
+        let cost = Arc::new(CostModel::new());
+        if let Some(probe) = &opened.probe {
+            cost.seed(&probe.points);
+        }
+        let label: Arc<str> = job.number.to_string().into();
+        let stats = Arc::new(VersionStats::new(&job.model, &label));
+        let explanation = explain::explanation(&explain::Facts {
+            job,
+            opened: &opened,
+            choice: &choice,
+            replicas,
+            took: start.elapsed(),
+        });
+        let served = Served::new(ServedParts {
+            model: job.model.clone(),
+            version: label.clone(),
+            sessions,
+            signature: opened.signature.clone(),
+            choice,
+            options: options.batching.clone(),
+            cost,
+            stats: stats.clone(),
+            pool: self.pool.clone(),
+        });
+        let (backend, platform) = names(opened.backend.name());
+        let timeout = options.default_timeout_ms;
+        Arc::new(Version {
+            model: job.model.clone(),
+            number: job.number,
+            label,
+            signature: opened.signature,
+            served,
+            stats,
+            platform,
+            backend,
+            providers: opened.session.providers().to_vec(),
+            default_timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
+            options: options.clone(),
+            explanation,
+        })
+    }
+
+    /// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got
+    /// one.
+    fn replicate(
+        &self,
+        sessions: &Sessions,
+        opened: &Opened,
+        options: &SessionOptions,
+        slots: Range<usize>,
+    ) -> usize {
+        if opened.weights >= REPLICATED_WEIGHTS {
+            return 0;
+        }
+        let mut given = 0;
+        for slot in slots {
+            let Some(memory) = self.budget.reserve(opened.weights + SESSION_OVERHEAD) else {
+                break;
+            };
+            match opened.backend.open(&opened.source, options) {
+                Ok(session) => {
+                    sessions.set_own(slot, Arc::new(Replica { session, _memory: memory }));
+                }
+                Err(reason) => {
+                    let model = &opened.source.label;
+                    tracing::warn!(model, reason, "a further session could not be opened");
+                    break;
+                }
+            }
+            given += 1;
+        }
+        given
+    }
+}
+
+/// Where the version runs, by what is known of it.
+fn decide(opened: &Opened, options: &ModelOptions) -> Choice {
+    let graph = &opened.source.graph;
+    let probe = opened.probe.as_ref();
+    let evidence = Evidence {
+        probed: probe.map_or(&[], |p| &p.points),
+        can_batch: opened.signature.can_batch,
+        control_flow: graph.control_flow,
+        data_dependent: graph.data_dependent,
+        consistent: probe.is_none_or(|p| p.consistent()),
+        handover: HANDOVER,
+    };
+    mode::choose(&evidence, options.batching.mode)
+}
+
+/// Runs `work`; a panic inside becomes an error.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What a panic leaves half done is dropped here: nothing that `work` changes is seen by anybody else.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(format!("the runtime panicked while it loaded the model: {text}"))
+    })
+}
+
+/// Reads, opens and probes a version.
+pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<Opened, String> {
+    let options = &*job.options;
+    let (source, sha256) = read(repository, &job.file)?;
+    let source = Arc::new(source);
+    let fail = |e: String| format!("{}: {e}", job.file);
+    if !source.graph.unsupported.is_empty() {
+        return Err(fail(source.graph.unsupported.join("; ")));
+    }
+    let (backend, backend_reason) = backends.choose(options.backend).map_err(fail)?;
+    let start = Instant::now();
+    let session = backend
+        .open(&source, &options.session)
+        .map_err(|e| fail(explained(backend, &e, options)))?;
+    let open_time = start.elapsed();
+    let signature = adjusted(session.signature(), options).map_err(fail)?;
+    let start = Instant::now();
+    let probe = match options.warmup {
+        true => Some(probe(&*session, &signature, &source.graph, options)?),
+        false => None,
+    };
+    let external: u64 = source.external.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    Ok(Opened {
+        backend: backend.clone(),
+        backend_reason,
+        session,
+        signature,
+        weights: source.graph.initializer_bytes.saturating_add(external),
+        source,
+        sha256,
+        probe,
+        open_time,
+        probe_time: start.elapsed(),
+    })
+}
+
+pub struct Probe {
+    pub points: Vec<(usize, Duration)>,
+}
+impl Probe {
+    fn consistent(&self) -> bool {
+        true
+    }
+}
+fn probe(_s: &dyn Session, _g: &Signature, _r: &Graph, _o: &ModelOptions) -> Result<Probe, String> {
+    Ok(Probe { points: vec![] })
+}
+
+/// The files of a version, and one digest of all of them: that of the model where there is nothing beside it.
+fn read(repository: &Repository, file: &str) -> Result<(ModelSource, String), String> {
+    let model = repository.read_model(file)?;
+    let graph = Graph::parse(&model.bytes).map_err(|e| format!("{file}: {e}"))?;
+    let mut digest = model.sha256;
+    let mut external = Vec::new();
+    for location in &graph.external {
+        let content = repository.read_external(file, location)?;
+        let all = format!("{digest} {} {location}", content.sha256);
+        digest = hex::encode(Sha256::digest(all));
+        external.push((location.clone(), content.bytes));
+    }
+    let source = ModelSource {
+        label: file.to_string(),
+        bytes: model.bytes,
+        graph: Arc::new(graph),
+        external,
+    };
+    Ok((source, digest))
+}
+
+/// A backend's error, with what it means where `auto` had to take tract.
+fn explained(backend: &Arc<dyn Backend>, error: &str, options: &ModelOptions) -> String {
+    let chosen = options.backend == BackendChoice::Auto && backend.name() == "tract";
+    let hint =
+        if chosen { " (backend auto took tract because ONNX Runtime is not there)" } else { "" };
+    format!("{error}{hint}")
+}
+
+/// The signature with what model.yaml overrides.
+fn adjusted(signature: &Arc<Signature>, options: &ModelOptions) -> Result<Arc<Signature>, String> {
+    if options.batch_axis == BatchAxis::Auto && options.labels.is_empty() {
+        return Ok(signature.clone());
+    }
+    let mut signature = Signature::clone(signature);
+    match options.batch_axis {
+        BatchAxis::Auto => {}
+        BatchAxis::None => signature.can_batch = false,
+        BatchAxis::First => {
+            for spec in signature.inputs.iter().chain(&signature.outputs) {
+                let first = spec.dims.as_ref().and_then(|d| d.first());
+                if !matches!(first, Some(Dim::Any | Dim::Symbol(_))) {
+                    return Err(format!(
+                        "batch_axis: first: '{}' has the shape {}, expected a dynamic first dimension",
+                        spec.name,
+                        spec.shape_text()
+                    ));
+                }
+            }
+            signature.can_batch = true;
+        }
+    }
+    for (name, labels) in &options.labels {
+        let names: Vec<&str> = signature.outputs.iter().map(|o| &*o.name).collect();
+        let known = names.join(", ");
+        let Some(output) = signature.outputs.iter_mut().find(|o| *o.name == **name) else {
+            return Err(format!("labels: there is no output '{name}', the model has {known}"));
+        };
+        let classes = output.dims.as_ref().and_then(|d| d.last());
+        match classes {
+            Some(Dim::Fixed(n)) if usize::try_from(*n) != Ok(labels.len()) => {
+                return Err(format!("labels: '{name}' has {n} classes, the list {}", labels.len()));
+            }
+            _ => output.labels = Some(labels.clone().into()),
+        }
+    }
+    Ok(Arc::new(signature))
+}
+
+/// Backend and platform, as the protocol and our metrics call them.
+fn names(backend: &str) -> (&'static str, &'static str) {
+    match backend {
+        "ort" => ("ort", "onnxruntime_onnx"),
+        "tract" => ("tract", "tract_onnx"),
+        _ => ("echo", "echo"),
+    }
+}
+
+/// Memory for further sessions of all models.
+struct Budget {
+    left: AtomicU64,
+}
+
+impl Budget {
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
+        let take = |left: u64| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(Reserved { budget: self.clone(), bytes })
+    }
+}
+
+/// Part of the budget; dropping it gives it back.
+struct Reserved {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A further session of a model, and the memory it is charged for.
+struct Replica {
+    session: Arc<dyn Session>,
+    _memory: Reserved,
+}
+
+impl Session for Replica {
+    fn signature(&self) -> &Arc<Signature> {
+        self.session.signature()
+    }
+
+    fn providers(&self) -> &[String] {
+        self.session.providers()
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        cancel: Option<&Cancel>,
+    ) -> Result<Outputs, RunError> {
+        self.session.run(inputs, cancel)
+    }
+}

@@ -1,0 +1,386 @@
+//! The manager over real files and a runtime that does as the model's metadata says.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use bytes::Bytes;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    batcher::pool::Threads,
+    repository::{
+        check::check,
+        config::ModelConfig,
+        options::{Defaults, Load},
+    },
+    runtime::{
+        onnx_writer::{GraphWriter, ModelWriter},
+        options::SessionOptions,
+        session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
+    },
+    types::{
+        datatype::Datatype,
+        model::{Dim, Signature},
+        tensor::{Tensor, TensorView, element_count},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Opens anything; the model's metadata says what goes wrong.
+#[derive(Default)]
+struct Fake {
+    opened: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+struct FakeSession(Arc<Signature>);
+
+impl Backend for Fake {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn describe(&self) -> String {
+        "a fake".into()
+    }
+
+    fn open(&self, source: &ModelSource, _: &SessionOptions) -> Result<Arc<dyn Session>, String> {
+        self.opened.fetch_add(1, SeqCst);
+        let now = self.at_once.fetch_add(1, SeqCst) + 1;
+        self.most_at_once.fetch_max(now, SeqCst);
+        thread::sleep(Duration::from_millis(2));
+        self.at_once.fetch_sub(1, SeqCst);
+        let graph = &source.graph;
+        match graph.metadata.get("fake").map(String::as_str) {
+            Some("refuse") => return Err("no operator Frobnicate".into()),
+            Some("panic") => panic!("the fake panics"),
+            _ => {}
+        }
+        let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
+        let can_batch = Signature::batchable(&inputs, &outputs);
+        Ok(Arc::new(FakeSession(Arc::new(Signature { inputs, outputs, can_batch }))))
+    }
+}
+
+impl Session for FakeSession {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.0
+    }
+
+    fn providers(&self) -> &[String] {
+        &[]
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        _: Option<&Cancel>,
+    ) -> Result<Outputs, RunError> {
+        let first = inputs.iter().flatten().next().and_then(|i| i.dims.first().copied());
+        let output = |spec: &crate::types::model::TensorSpec| {
+            let dims = spec.dims.iter().flatten().enumerate().map(|(at, dim)| match dim {
+                Dim::Fixed(n) => *n,
+                _ if at == 0 => first.unwrap_or(1),
+                _ => 1,
+            });
+            let dims: crate::types::tensor::Dims = dims.collect();
+            let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
+            Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
+        };
+        Ok(self.0.outputs.iter().map(output).collect())
+    }
+}
+
+fn graph() -> GraphWriter {
+    GraphWriter::new()
+        .input("x", Datatype::Fp32, &["N", "4"])
+        .output("y", Datatype::Fp32, &["N", "3"])
+        .node("Relu", &["x"], &["y"])
+}
+
+fn model(fake: &str) -> Vec<u8> {
+    ModelWriter::default().property("fake", fake).write(&graph())
+}
+
+fn put(root: &Path, file: &str, bytes: &[u8]) {
+    let path = root.join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn backends(fake: &Arc<Fake>) -> Backends {
+    Backends { ort: Err("there is no ONNX Runtime here".into()), tract: Some(fake.clone()) }
+}
+
+fn deps(fake: &Arc<Fake>) -> Deps {
+    let pool = Pool::new(Threads { network: 1, executors: 1 });
+    Deps { backends: backends(fake), pool, cores: 2 }
+}
+
+fn options(root: &Path) -> Options {
+    Options { models: root.to_path_buf(), ..Options::default() }
+}
+
+fn started(options: &Options) -> (Manager, Arc<Fake>) {
+    let fake = Arc::new(Fake::default());
+    let manager = Manager::start(options, deps(&fake)).unwrap();
+    assert!(manager.wait_initial(SOON));
+    (manager, fake)
+}
+
+fn current(manager: &Manager, name: &str) -> Result<u64, String> {
+    manager.table.load().resolve(name, "").map(|v| v.number).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_newest_version_serves_and_the_others_say_why_not() {
+    let dir = TempDir::new().unwrap();
+    for version in ["1", "2", "10"] {
+        put(dir.path(), &format!("iris/{version}/model.onnx"), &model(""));
+    }
+    let (manager, _) = started(&options(dir.path()));
+    assert!(manager.ready.load(SeqCst));
+    assert_eq!(current(&manager, "iris"), Ok(10));
+    let table = manager.table.load();
+    let error = table.resolve("iris", "2").err().unwrap().to_string();
+    assert!(error.contains("versions: latest"), "{error}");
+    assert!(table.resolve("iris", "3").err().unwrap().to_string().contains("no version '3'"));
+    let version = table.resolve("iris", "10").unwrap();
+    assert_eq!((version.platform, version.backend), ("tract_onnx", "tract"));
+    assert!(version.signature.can_batch);
+    for (key, value) in [("backend", json!("tract")), ("version", json!(10))] {
+        assert_eq!(version.explanation[key], value);
+    }
+    assert_eq!(version.explanation["sha256"].as_str().unwrap().len(), 64);
+    assert!(version.explanation["mode_reason"].as_str().is_some());
+    assert!(version.explanation["backend_reason"].as_str().unwrap().contains("no ONNX Runtime"));
+    assert!(!version.explanation["probe"]["table"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_broken_newest_version_is_reported_and_the_one_before_serves() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    put(dir.path(), "iris/2/model.onnx", &model("refuse"));
+    put(dir.path(), "iris/3/model.onnx", b"no onnx at all");
+    put(dir.path(), "iris/4/model.onnx", &model("panic"));
+    put(dir.path(), "iris/5/model.onnx", b"");
+    fs::create_dir_all(dir.path().join("iris/6")).unwrap();
+    let (manager, _) = started(&options(dir.path()));
+    assert_eq!(current(&manager, "iris"), Ok(1));
+    assert!(manager.ready.load(SeqCst));
+    let line = &summary(&manager.table.load())[0];
+    assert_eq!((line.current, &line.serving[..]), (Some(1), &[1][..]));
+    let failed: Vec<(u64, &str)> = line.failed.iter().map(|(n, w)| (*n, w.as_str())).collect();
+    let numbers: Vec<u64> = failed.iter().map(|(n, _)| *n).collect();
+    assert_eq!(numbers, [2, 3, 4, 5, 6]);
+    let reasons = ["no operator Frobnicate", "iris/3/model.onnx: the file is not an ONNX model"];
+    assert!(failed[0].1.contains(reasons[0]), "{failed:?}");
+    assert!(failed[1].1.starts_with(reasons[1]), "{failed:?}");
+    assert!(failed[2].1.contains("the fake panics"), "{failed:?}");
+    assert_eq!(failed[3].1, "iris/5/model.onnx: the file is empty");
+    assert_eq!(failed[4].1, "iris/6/model.onnx: the file does not exist");
+    for (_, why) in failed {
+        assert!(!why.contains(&*dir.path().to_string_lossy()), "a path of the machine: {why}");
+    }
+}
+
+#[test]
+fn one_broken_model_leaves_the_rest_serving_and_strict_readiness_waits_for_it() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "good/1/model.onnx", &model(""));
+    put(dir.path(), "bad/1/model.onnx", b"\xff\xff");
+    put(dir.path(), "typo/1/model.onnx", &model(""));
+    put(dir.path(), "typo/model.yaml", b"versions: all\nbackand: ort\n");
+    let (strict, _) = started(&options(dir.path()));
+    assert_eq!(current(&strict, "good"), Ok(1));
+    assert!(!strict.ready.load(SeqCst));
+    let error = current(&strict, "typo").unwrap_err();
+    assert!(error.contains("typo/model.yaml, line 2: unknown key 'backand'"), "{error}");
+    assert!(strict.table.load().resolve("typo", "1").is_err());
+    let lenient = Options { readiness: Readiness::Lenient, ..options(dir.path()) };
+    assert!(started(&lenient).0.ready.load(SeqCst));
+    let chosen = Options { load: Load::Names(vec!["good".into()]), ..options(dir.path()) };
+    let (chosen, _) = started(&chosen);
+    assert!(chosen.ready.load(SeqCst), "what is not wanted is not waited for");
+    assert_eq!(chosen.table.load().models.len(), 3);
+    assert!(current(&chosen, "bad").unwrap_err().contains("not loaded"));
+}
+
+#[test]
+fn everything_is_published_as_loading_at_once() {
+    let dir = TempDir::new().unwrap();
+    for n in 0..50 {
+        put(dir.path(), &format!("m{n}/1/model.onnx"), &model(""));
+    }
+    let fake = Arc::new(Fake::default());
+    let manager = Manager::start(&options(dir.path()), deps(&fake)).unwrap();
+    assert_eq!(manager.table.load().models.len(), 50);
+    let loading = manager.table.load().models.values().filter(|m| m.current.is_none()).count();
+    assert!(loading > 0 && !manager.ready.load(SeqCst));
+    assert!(manager.wait_initial(SOON));
+    assert!(manager.ready.load(SeqCst));
+    assert!(manager.table.load().models.values().all(|m| m.current.is_some()));
+    assert_eq!(fake.most_at_once.load(SeqCst), 1, "one loader on two cores");
+}
+
+#[test]
+fn policies_and_defaults_reach_the_versions() {
+    let dir = TempDir::new().unwrap();
+    for version in ["1", "2", "3"] {
+        put(dir.path(), &format!("a/{version}/model.onnx"), &model(""));
+        put(dir.path(), &format!("b/{version}/model.onnx"), &model(""));
+        put(dir.path(), &format!("c/{version}/model.onnx"), &model(""));
+        put(dir.path(), &format!("d/{version}/model.onnx"), &model(""));
+    }
+    put(dir.path(), "a/model.yaml", b"versions: all\ndefault_timeout_ms: 5\nwarmup: false\n");
+    put(dir.path(), "b/model.yaml", b"versions: {latest: 2}\nbatching: {mode: single}\n");
+    put(dir.path(), "c/model.yaml", b"versions: [1, 2, 7]\n");
+    put(dir.path(), "d/model.yaml", b"versions: [7]\n");
+    let mut defaults = Defaults { default_timeout_ms: 250, ..Defaults::default() };
+    defaults.batching.max_batch_size = 12;
+    let (manager, _) = started(&Options { defaults, ..options(dir.path()) });
+    let table = manager.table.load();
+    let serving: Vec<Vec<u64>> = summary(&table).into_iter().map(|l| l.serving).collect();
+    assert_eq!(serving, [vec![1, 2, 3], vec![2, 3], vec![1, 2], vec![]]);
+    assert!(current(&manager, "d").unwrap_err().contains("none of its 'versions: [7]' is on disk"));
+    let a = table.resolve("a", "").unwrap();
+    let b = table.resolve("b", "").unwrap();
+    assert_eq!(a.default_timeout, Some(Duration::from_millis(5)));
+    assert_eq!(b.default_timeout, Some(Duration::from_millis(250)));
+    assert_eq!(a.explanation["probe"], serde_json::Value::Null);
+    assert_eq!(b.explanation["mode"], "single");
+    assert_eq!(b.explanation["options"]["batching"]["max_batch_size"], 12);
+    assert!(!b.served.in_turn());
+}
+
+#[test]
+fn a_start_that_cannot_work_ends_with_what_is_wrong() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let fail = |options: Options| {
+        let fake = Arc::new(Fake::default());
+        Manager::start(&options, deps(&fake)).err().unwrap()
+    };
+    let error = fail(Options { models: dir.path().join("nowhere"), ..Options::default() });
+    assert!(error.ends_with("nowhere' does not exist"), "{error}");
+    let error = fail(Options { load: Load::Names(vec!["irs".into()]), ..options(dir.path()) });
+    assert!(error.contains("'irs'") && error.contains("which has iris"), "{error}");
+    let mut broken = options(dir.path());
+    broken.defaults.batching.max_batch_size = 0;
+    assert!(fail(broken).contains("defaults: batching.max_batch_size"));
+}
+
+#[test]
+fn closing_empties_the_table_and_ends_the_threads() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let (manager, _) = started(&options(dir.path()));
+    let table = manager.table.clone();
+    assert!(manager.close(SOON));
+    assert!(table.load().models.is_empty());
+}
+
+#[test]
+fn small_models_get_a_session_for_each_thread() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let (manager, fake) = started(&options(dir.path()));
+    let version = manager.table.load().resolve("iris", "").unwrap();
+    let own = fake.opened.load(SeqCst) - 1;
+    assert!(own >= 2, "the executor and the reserve at least, got {own}");
+    assert_eq!(version.explanation["own_sessions"], own);
+    let sessions = &version.served.sessions;
+    assert!(!Arc::ptr_eq(sessions.of(1), sessions.of(2)));
+}
+
+#[test]
+fn external_data_is_part_of_the_digest_and_held_to_its_folder() {
+    let dir = TempDir::new().unwrap();
+    let with =
+        |location: &str| graph().init_external("w", Datatype::Fp32, &[2], location, 0..8).model();
+    put(dir.path(), "a/1/model.onnx", &with("weights.bin"));
+    put(dir.path(), "a/1/weights.bin", &[0; 8]);
+    put(dir.path(), "b/1/model.onnx", &with("weights.bin"));
+    put(dir.path(), "b/1/weights.bin", &[1; 8]);
+    put(dir.path(), "c/1/model.onnx", &with("../../a/1/weights.bin"));
+    let (manager, _) = started(&options(dir.path()));
+    let digest = |name: &str| {
+        let version = manager.table.load().resolve(name, "").unwrap();
+        version.explanation["sha256"].as_str().unwrap().to_string()
+    };
+    assert_ne!(digest("a"), digest("b"));
+    assert!(current(&manager, "c").unwrap_err().contains("'..'"));
+}
+
+#[test]
+fn check_says_what_a_server_would_make_of_it() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    put(dir.path(), "iris/2/model.onnx", &model("refuse"));
+    put(dir.path(), "plain/readme.txt", b"");
+    let fake = Arc::new(Fake::default());
+    let verdict = check(&options(dir.path()), &backends(&fake)).unwrap();
+    let seen: Vec<(&str, Option<u64>, bool)> =
+        verdict.versions.iter().map(|c| (&*c.model, c.version, c.outcome.is_ok())).collect();
+    assert_eq!(seen, [("iris", Some(2), false), ("iris", Some(1), true), ("plain", None, false)]);
+    assert!(!verdict.ready);
+    fs::remove_dir_all(dir.path().join("plain")).unwrap();
+    assert!(check(&options(dir.path()), &backends(&fake)).unwrap().ready);
+}
+
+#[test]
+fn the_configuration_leaves_the_batch_axis_out() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    put(dir.path(), "fixed/1/model.onnx", &model(""));
+    put(dir.path(), "fixed/model.yaml", b"batch_axis: none\nlabels: {y: [a, b, c]}\nversions: all");
+    let (manager, _) = started(&options(dir.path()));
+    let config = |name: &str| {
+        let version = manager.table.load().resolve(name, "").unwrap();
+        serde_json::to_value(ModelConfig::of(&version)).unwrap()
+    };
+    let iris = config("iris");
+    assert_eq!(iris["name"], "iris");
+    assert_eq!(iris["max_batch_size"], 64);
+    assert_eq!(iris["input"][0]["data_type"], "TYPE_FP32");
+    assert_eq!(iris["input"][0]["dims"], json!([4]));
+    assert_eq!(iris["output"][0]["dims"], json!([3]));
+    assert_eq!(iris["version_policy"], json!({"latest": {"num_versions": 1}}));
+    assert_eq!(iris["model_transaction_policy"]["decoupled"], false);
+    assert!(iris["dynamic_batching"].is_object());
+    let fixed = config("fixed");
+    assert_eq!(fixed["max_batch_size"], 0);
+    assert_eq!(fixed["input"][0]["dims"], json!([-1, 4]));
+    assert_eq!(fixed["version_policy"], json!({"all": {}}));
+    assert!(fixed.get("dynamic_batching").is_none());
+    let version = manager.table.load().resolve("fixed", "").unwrap();
+    assert_eq!(version.signature.outputs[0].labels.as_ref().unwrap().len(), 3);
+}
+
+#[test]
+fn overrides_that_do_not_fit_the_graph_are_refused() {
+    let dir = TempDir::new().unwrap();
+    for (name, yaml) in [
+        ("a", "labels: {z: [a]}"),
+        ("b", "labels: {y: [a]}"),
+        ("c", "backend: ort"),
+        ("d", "batch_axis: first"),
+    ] {
+        put(dir.path(), &format!("{name}/1/model.onnx"), &model(""));
+        put(dir.path(), &format!("{name}/model.yaml"), yaml.as_bytes());
+    }
+    let (manager, _) = started(&options(dir.path()));
+    let why = |name: &str| current(&manager, name).unwrap_err();
+    assert!(why("a").contains("there is no output 'z', the model has y"), "{}", why("a"));
+    assert!(why("b").contains("'y' has 3 classes, the list 1"), "{}", why("b"));
+    assert!(why("c").contains("backend ort is asked for, but there is no ONNX Runtime"));
+    assert_eq!(current(&manager, "d"), Ok(1));
+}

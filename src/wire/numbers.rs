@@ -1,0 +1,237 @@
+//! The numbers of JSON text: a scanner, and exact conversions to integers and floats.
+//!
+//! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a decimal
+//! too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is always exact.
+
+use half::{bf16, f16};
+
+/// A number as scanned: its value is `mantissa * 10^exponent` when `exact`.
+#[derive(Clone, Copy, Debug)]
+pub struct Number {
+    pub negative: bool,
+    pub mantissa: u64,
+    pub exponent: i64,
+    /// All digits are in the mantissa.
+    pub exact: bool,
+    /// Neither fraction nor exponent.
+    pub integer: bool,
+    /// Offset of the byte after it.
+    pub end: usize,
+}
+
+/// Digits that always fit 64 bits.
+const MAX_DIGITS: usize = 19;
+
+/// Scans the number at `start`, strictly by JSON's grammar; `None` where there is none. What follows it is not looked
+/// at.
+#[inline(always)]
+pub fn scan(bytes: &[u8], start: usize) -> Option<Number> {
+    let negative = bytes.get(start) == Some(&b'-');
+    let first_at = start + usize::from(negative);
+    let first = digit(bytes, first_at)?;
+    let mut mantissa = first;
+    let mut at = first_at + 1;
+    // A leading zero stands alone and is no significant digit.
+    let mut count = usize::from(first != 0);
+    if digit(bytes, at).is_some() {
+        if first == 0 {
+            return None;
+        }
+        at = digits(bytes, at, &mut mantissa);
+        count = at - first_at;
+    }
+    let mut exponent = 0;
+    let mut integer = true;
+    if bytes.get(at) == Some(&b'.') {
+        let begin = at + 1;
+        at = digits(bytes, begin, &mut mantissa);
+        if at == begin {
+            return None;
+        }
+        count += at - begin;
+        exponent = -((at - begin) as i64);
+        integer = false;
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        let (power, end) = power(bytes, at + 1)?;
+        exponent += power;
+        at = end;
+        integer = false;
+    }
+    Some(Number { negative, mantissa, exponent, exact: count <= MAX_DIGITS, integer, end: at })
+}
+
+/// The exponent at `at`, after the `e`, held within a range that no sum of it and a length of text can leave.
+fn power(bytes: &[u8], mut at: usize) -> Option<(i64, usize)> {
+    let negative = bytes.get(at) == Some(&b'-');
+    if matches!(bytes.get(at), Some(b'-' | b'+')) {
+        at += 1;
+    }
+    let begin = at;
+    let mut power: i64 = 0;
+    while let Some(d) = digit(bytes, at) {
+        power = (power * 10 + d as i64).min(1 << 40);
+        at += 1;
+    }
+    (at > begin).then_some((if negative { -power } else { power }, at))
+}
+
+#[inline(always)]
+fn digit(bytes: &[u8], at: usize) -> Option<u64> {
+    match bytes.get(at)?.wrapping_sub(b'0') {
+        d @ 0..=9 => Some(u64::from(d)),
+        _ => None,
+    }
+}
+
+const POWERS_U64: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+
+/// Appends a run of digits to the mantissa (wrapping: the caller counts them) and returns where it ends.
+#[inline(always)]
+fn digits(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        // Digits become 0 to 9. Adding 0x76 then sets the high bit of whatever is larger; a carry reaches only bytes
+        // after the first such, and that one is what we look for.
+        let values = u64::from_le_bytes(*eight) ^ 0x3030_3030_3030_3030;
+        let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
+        if others == 0 {
+            *mantissa = mantissa.wrapping_mul(100_000_000).wrapping_add(eight_digits(values));
+            at += 8;
+            continue;
+        }
+        let count = others.trailing_zeros() as usize / 8;
+        if count > 0 {
+            // Shifted to the end, with zeros before it.
+            let run = eight_digits(values << (64 - 8 * count));
+            *mantissa = mantissa.wrapping_mul(POWERS_U64[count & 7]).wrapping_add(run);
+        }
+        return at + count;
+    }
+    while let Some(d) = digit(bytes, at) {
+        *mantissa = mantissa.wrapping_mul(10).wrapping_add(d);
+        at += 1;
+    }
+    at
+}
+
+/// The number that eight digit values spell, the first in the lowest byte: neighbours are joined to pairs, pairs to
+/// fours, fours to eight.
+#[inline(always)]
+fn eight_digits(values: u64) -> u64 {
+    let pairs = (values.wrapping_mul(10).wrapping_add(values >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs.wrapping_mul(100).wrapping_add(pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (fours.wrapping_mul(10_000).wrapping_add(fours >> 32)) & 0xffff_ffff
+}
+
+/// An integer: its sign, its magnitude and where it ends. `None` for what is no integer literal or exceeds 64 bits.
+#[inline(always)]
+pub fn integer(bytes: &[u8], start: usize) -> Option<(bool, u64, usize)> {
+    let number = scan(bytes, start)?;
+    if !number.integer {
+        return None;
+    }
+    if number.exact {
+        return Some((number.negative, number.mantissa, number.end));
+    }
+    let digits = bytes.get(start + usize::from(number.negative)..number.end)?;
+    let value = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some((number.negative, value, number.end))
+}
+
+/// A signed integer from sign and magnitude.
+#[inline(always)]
+pub fn signed(negative: bool, magnitude: u64) -> Option<i64> {
+    if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
+}
+
+/// An unsigned integer from sign and magnitude; `-0` is zero.
+#[inline(always)]
+pub fn unsigned(negative: bool, magnitude: u64) -> Option<u64> {
+    (!negative || magnitude == 0).then_some(magnitude)
+}
+
+/// 10^-63 to 10^38, each correctly rounded; 10^0 to 10^22 are exact.
+const POWERS: [f64; 102] = [
+    1e-63, 1e-62, 1e-61, 1e-60, 1e-59, 1e-58, 1e-57, 1e-56, 1e-55, 1e-54, 1e-53, 1e-52, 1e-51,
+    1e-50, 1e-49, 1e-48, 1e-47, 1e-46, 1e-45, 1e-44, 1e-43, 1e-42, 1e-41, 1e-40, 1e-39, 1e-38,
+    1e-37, 1e-36, 1e-35, 1e-34, 1e-33, 1e-32, 1e-31, 1e-30, 1e-29, 1e-28, 1e-27, 1e-26, 1e-25,
+    1e-24, 1e-23, 1e-22, 1e-21, 1e-20, 1e-19, 1e-18, 1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12,
+    1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4,
+    1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22, 1e23, 1e24, 1e25, 1e26, 1e27, 1e28, 1e29, 1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36,
+    1e37, 1e38,
+];
+
+const POWERS_ZERO: i64 = 63;
+
+#[inline(always)]
+fn power_of_ten(exponent: i64) -> Option<f64> {
+    POWERS.get(usize::try_from(exponent + POWERS_ZERO).ok()?).copied()
+}
+
+/// The nearest f32 of a scanned number; `text` is its text. Infinite where it overflows.
+///
+/// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of mantissa,
+/// power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that near, which
+/// the bits that are cut off show; for subnormal results they would be others, so those go the exact way as well.
+#[inline(always)]
+pub fn to_f32(number: &Number, text: &[u8]) -> f32 {
+    const CUT: u64 = (1 << 29) - 1;
+    const MIDPOINT: u64 = 1 << 28;
+    const MARGIN: u64 = 8;
+    if number.exact && number.mantissa >> 63 == 0 {
+        if let Some(power) = power_of_ten(number.exponent) {
+            let product = (number.mantissa as i64) as f64 * power;
+            let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
+            let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
+            if (beside && normal) || number.mantissa == 0 {
+                let value = product as f32;
+                return if number.negative { -value } else { value };
+            }
+        }
+    }
+    slow_f32(text)
+}
+
+#[cold]
+#[inline(never)]
+fn slow_f32(text: &[u8]) -> f32 {
+    // The scanner let only numbers through; were it wrong, an infinity is refused by every caller.
+    fast_float2::parse(text).unwrap_or(f32::INFINITY)
+}
+
+/// The nearest f64 of a scanned number; `text` is its text. Infinite where it overflows.
+#[inline(always)]
+pub fn to_f64(number: &Number, text: &[u8]) -> f64 {
+    // Both factors exact, so that one rounding, that of the operation, is all there is.
+    if number.exact && number.mantissa <= 1 << 53 && number.exponent.unsigned_abs() <= 22 {
+        if let Some(power) = power_of_ten(number.exponent.abs()) {
+            let mantissa = (number.mantissa as i64) as f64;
+            let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
+            return if number.negative { -value } else { value };
+        }
+    }
+    fast_float2::parse(text).unwrap_or(f64::INFINITY)
+}
+
+/// The f32 toward zero from `value`, with its last bit set when anything was cut off. Rounding that to a shorter float
+/// is the same as rounding `value`, since the last bit tells "exactly in the middle" from "a little beside it".
+fn round_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let wide = f64::from(near);
+    if wide == value || value.is_nan() {
+        return near;
+    }
+    let toward_zero = near.to_bits() - u32::from(wide.abs() > value.abs());
+    f32::from_bits(toward_zero | 1)
+}
+
+/// The nearest FP16; infinite from 65520 on.
+pub fn to_f16(value: f64) -> f16 {
+    f16::from_f32(round_to_odd(value))
+}
+
+/// The nearest BF16; infinite where it overflows.
+pub fn to_bf16(value: f64) -> bf16 {
+    bf16::from_f32(round_to_odd(value))
+}
