@@ -137,7 +137,7 @@ impl Handlers {
         let request = wire::grpc::decode_request(&message)?;
         let response = self.0.infer.infer(request, timeout).await?;
         let mut head = BytesMut::new();
-        let chunks = wire::grpc::encode_response(&response, &mut head);
+        let chunks = wire::grpc::encode_response(&response, &mut head)?;
         let frame = chunks.concat();
         let message = frame.get(5..).unwrap_or_default();
         proto::ModelInferResponse::decode(message)

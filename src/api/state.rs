@@ -41,8 +41,10 @@ impl Infer for Engine {
 pub struct Api {
     pub table: SharedTable,
     pub infer: Arc<dyn Infer>,
-    /// Whether the server as a whole is ready: every wanted model serves, and it is not draining.
+    /// Every wanted model serves.
     pub ready: Arc<AtomicBool>,
+    /// The server goes down: it is not ready any more.
+    pub draining: Arc<AtomicBool>,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
     /// The largest request message or body, in bytes.
@@ -51,6 +53,6 @@ pub struct Api {
 
 impl Api {
     pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 }
