@@ -179,15 +179,16 @@ pub fn to_f32(number: &Number, text: &[u8]) -> f32 {
     const CUT: u64 = (1 << 29) - 1;
     const MIDPOINT: u64 = 1 << 28;
     const MARGIN: u64 = 8;
-    if number.exact && number.mantissa >> 63 == 0 {
-        if let Some(power) = power_of_ten(number.exponent) {
-            let product = (number.mantissa as i64) as f64 * power;
-            let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
-            let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
-            if (beside && normal) || number.mantissa == 0 {
-                let value = product as f32;
-                return if number.negative { -value } else { value };
-            }
+    if number.exact
+        && number.mantissa >> 63 == 0
+        && let Some(power) = power_of_ten(number.exponent)
+    {
+        let product = (number.mantissa as i64) as f64 * power;
+        let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
+        let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
+        if (beside && normal) || number.mantissa == 0 {
+            let value = product as f32;
+            return if number.negative { -value } else { value };
         }
     }
     slow_f32(text)
@@ -204,12 +205,14 @@ fn slow_f32(text: &[u8]) -> f32 {
 #[inline(always)]
 pub fn to_f64(number: &Number, text: &[u8]) -> f64 {
     // Both factors exact, so that one rounding, that of the operation, is all there is.
-    if number.exact && number.mantissa <= 1 << 53 && number.exponent.unsigned_abs() <= 22 {
-        if let Some(power) = power_of_ten(number.exponent.abs()) {
-            let mantissa = (number.mantissa as i64) as f64;
-            let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
-            return if number.negative { -value } else { value };
-        }
+    if number.exact
+        && number.mantissa <= 1 << 53
+        && number.exponent.unsigned_abs() <= 22
+        && let Some(power) = power_of_ten(number.exponent.abs())
+    {
+        let mantissa = (number.mantissa as i64) as f64;
+        let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
+        return if number.negative { -value } else { value };
     }
     fast_float2::parse(text).unwrap_or(f64::INFINITY)
 }
