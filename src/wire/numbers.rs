@@ -1,7 +1,7 @@
 //! The numbers of JSON text: a scanner, and exact conversions to integers and floats.
 //!
-//! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a decimal
-//! too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is always exact.
+//! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a
+//! decimal too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is exact.
 
 use half::{bf16, f16};
 
@@ -171,9 +171,10 @@ fn power_of_ten(exponent: i64) -> Option<f64> {
 
 /// The nearest f32 of a scanned number; `text` is its text. Infinite where it overflows.
 ///
-/// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of mantissa,
-/// power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that near, which
-/// the bits that are cut off show; for subnormal results they would be others, so those go the exact way as well.
+/// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of
+/// mantissa, power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that
+/// near, which the bits that are cut off show; for subnormal results they would be others, so those go the exact way
+/// as well.
 #[inline(always)]
 pub fn to_f32(number: &Number, text: &[u8]) -> f32 {
     const CUT: u64 = (1 << 29) - 1;

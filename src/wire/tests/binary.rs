@@ -141,6 +141,12 @@ fn large_outputs_are_not_copied() {
     assert_eq!(encoded.chunks.len(), 3);
     assert_eq!(encoded.chunks[1].as_ptr(), large.data.as_ptr());
     assert_eq!(encoded.chunks[0].len(), encoded.json_len.unwrap() + 4);
+    // One byte between two large ones, and none.
+    let byte = tensor(Datatype::Uint8, &[1], vec![7]);
+    let outputs = [&large, &byte, &large, &large].map(|t| (t.clone(), true)).to_vec();
+    let chunks = encode_response(&response("", outputs)).unwrap().chunks;
+    let sizes: Vec<usize> = chunks[1..].iter().map(Bytes::len).collect();
+    assert_eq!(sizes, [20_000, 1, 20_000, 20_000]);
     let last = response("", vec![(large.clone(), true)]);
     assert_eq!(encode_response(&last).unwrap().chunks.len(), 2);
 }

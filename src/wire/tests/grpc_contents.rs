@@ -84,6 +84,11 @@ fn converts_every_datatype() {
             Code::InvalidArgument,
             &["'x'", "3 elements", "got 2"],
         );
+        assert_error(
+            decode(datatype, &[1], &contents),
+            Code::InvalidArgument,
+            &["'x'", "1 elements", "got 2"],
+        );
     }
 }
 

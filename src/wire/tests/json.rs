@@ -277,6 +277,29 @@ fn writes_an_answer() {
 }
 
 #[test]
+fn writes_what_is_no_number_as_strings() {
+    let values = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, -0.0];
+    let short: Vec<u8> =
+        values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+    let brain: Vec<u8> =
+        values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+    let long: Vec<u8> = values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
+    for (datatype, data) in [
+        (Datatype::Fp16, short),
+        (Datatype::Bf16, brain),
+        (Datatype::Fp32, f32s(&values)),
+        (Datatype::Fp64, long),
+    ] {
+        let mut out = Vec::new();
+        let answer = response("", vec![(tensor(datatype, &[5], data), false)]);
+        encode_response(&answer, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let expected = r#""data":["Infinity","-Infinity","NaN","NaN",-0.0]}"#;
+        assert!(out.contains(expected), "{out}");
+    }
+}
+
+#[test]
 fn leaves_out_an_empty_id_and_refuses_bytes_that_are_no_text() {
     let mut out = Vec::new();
     encode_response(&response("", vec![]), &mut out).unwrap();
