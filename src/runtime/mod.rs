@@ -1,5 +1,7 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
+#[cfg(test)]
+mod conformance;
 pub mod graph;
 #[cfg(test)]
 pub mod onnx_writer;
@@ -10,3 +12,7 @@ pub mod ort;
 mod protobuf;
 mod scan;
 pub mod session;
+#[cfg(test)]
+pub mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;
