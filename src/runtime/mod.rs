@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod echo;
 pub mod graph;
 #[cfg(test)]
 pub mod onnx_writer;
@@ -9,6 +10,7 @@ mod ops;
 pub mod options;
 #[cfg(feature = "ort")]
 pub mod ort;
+pub mod probe;
 mod protobuf;
 mod scan;
 pub mod session;
