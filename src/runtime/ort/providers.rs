@@ -155,7 +155,13 @@ fn plug_in(library: &Library, builder: SessionBuilder, provider: &ProviderOption
         })
     };
     if devices().next().is_none() {
-        return Err((builder, format!("this machine has no {wanted} that it can use")));
+        let offered: Vec<String> = library
+            .environment
+            .devices()
+            .map(|d| format!("{} {:?}", d.ep().unwrap_or("?"), d.hardware_device().ty()))
+            .collect();
+        let offered = offered.join(", ");
+        return Err((builder, format!("it offers no {wanted} here; devices are {offered}")));
     }
     let options: Vec<(String, String)> = provider
         .options
