@@ -16,6 +16,7 @@ fn generate(root: &Path) -> String {
         .build_client(false)
         .build_transport(false)
         .bytes(".")
+        .codec_path("crate::api::codec::ProtoCodec")
         // What the HTTP API says in the same words: its JSON is these messages, field by field.
         .type_attribute(".inference.ServerMetadataResponse", SERIALIZE)
         .type_attribute(".inference.ModelMetadataResponse", SERIALIZE)

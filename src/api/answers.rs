@@ -35,7 +35,10 @@ pub fn server_metadata() -> proto::ServerMetadataResponse {
 
 /// Why the server is not ready, where it isn't.
 pub fn not_ready() -> Error {
-    Error::new(Code::Unavailable, "the server is not ready: a wanted model does not serve yet, or it drains")
+    Error::new(
+        Code::Unavailable,
+        "the server is not ready: a wanted model does not serve yet, or it drains",
+    )
 }
 
 /// What a model takes and gives, with the versions that serve.
@@ -101,7 +104,9 @@ pub fn statistics(
     let model_stats = match (model, version) {
         ("", "") => by_name(table).into_iter().flat_map(serving).map(version_statistics).collect(),
         ("", _) => {
-            return Err(Error::invalid(format!("version '{version}' of which model? none is named")));
+            return Err(Error::invalid(format!(
+                "version '{version}' of which model? none is named"
+            )));
         }
         (_, "") => {
             let found: Vec<_> = serving(table.model(model)?).map(version_statistics).collect();

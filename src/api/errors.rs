@@ -8,72 +8,16 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use prost::Message;
 use tonic::Status;
 
+use super::status;
 use crate::types::error::{Code, Error};
-
-/// google.rpc.Status, which travels in `grpc-status-details-bin`.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<AnyMessage>,
-}
-
-/// google.protobuf.Any.
-#[derive(Clone, PartialEq, Message)]
-struct AnyMessage {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "bytes", tag = "2")]
-    value: Bytes,
-}
-
-/// google.rpc.RetryInfo.
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<ProtoDuration>,
-}
-
-/// google.protobuf.Duration.
-#[derive(Clone, Copy, PartialEq, Message)]
-struct ProtoDuration {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-/// The bytes of `grpc-status-details-bin` (not yet base64), for an error that says when to try again.
-pub fn status_details(error: &Error) -> Option<Bytes> {
-    let delay = error.retry_after?;
-    let retry = RetryInfo {
-        retry_delay: Some(ProtoDuration {
-            seconds: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
-            nanos: i32::try_from(delay.subsec_nanos()).unwrap_or(0),
-        }),
-    };
-    let status = RpcStatus {
-        code: i32::from(error.code.grpc()),
-        message: error.message.to_string(),
-        details: vec![AnyMessage {
-            type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
-            value: retry.encode_to_vec().into(),
-        }],
-    };
-    Some(status.encode_to_vec().into())
-}
 
 /// The error as tonic sends it.
 pub fn grpc_status(error: &Error) -> Status {
     let code = tonic::Code::from_i32(i32::from(error.code.grpc()));
-    match status_details(error) {
-        Some(details) => Status::with_details(code, error.message.as_ref(), details),
+    match status::details(error) {
+        Some(details) => Status::with_details(code, error.message.as_ref(), details.into()),
         None => Status::new(code, error.message.as_ref()),
     }
 }
@@ -123,6 +67,8 @@ pub fn not_here(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     #[test]
@@ -141,12 +87,9 @@ mod tests {
     fn an_overload_says_when_to_come_back() {
         let error = Error::overloaded("full", Duration::from_millis(1500));
         assert_eq!(http_response(&error).headers()["retry-after"], "2");
-        let status = RpcStatus::decode(grpc_status(&error).details()).unwrap();
-        assert_eq!((status.code, status.message.as_str()), (8, "full"));
-        assert_eq!(status.details[0].type_url, "type.googleapis.com/google.rpc.RetryInfo");
-        let retry = RetryInfo::decode(status.details[0].value.clone()).unwrap();
-        let delay = ProtoDuration { seconds: 1, nanos: 500_000_000 };
-        assert_eq!(retry.retry_delay, Some(delay));
+        let sent = grpc_status(&error);
+        let details = status::RpcStatus::decode(sent.details()).unwrap();
+        assert_eq!((details.code, details.message.as_str()), (8, "full"));
     }
 
     #[test]

@@ -54,11 +54,7 @@ impl Session for Still {
         &[]
     }
 
-    fn run(
-        &self,
-        _: &[Option<TensorView<'_>>],
-        _: Option<&Cancel>,
-    ) -> Result<Outputs, RunError> {
+    fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
         Err(RunError::Failed("not here to run".into()))
     }
 }
@@ -82,6 +78,7 @@ pub fn api() -> Api {
         table: Arc::new(ArcSwap::from_pointee(table)),
         infer: Arc::new(Full),
         ready: Arc::new(AtomicBool::new(true)),
+        draining: Arc::new(AtomicBool::new(false)),
         control: false,
         max_request_bytes: 1 << 20,
     }

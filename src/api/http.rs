@@ -96,7 +96,8 @@ fn extensions() -> Router<Arc<Api>> {
             .route(&format!("/v2/{kind}/region/{{region}}/unregister"), post(unregister))
             .route(&format!("/v2/{kind}/unregister"), post(unregister));
     }
-    let trace = || get(async || absent("the trace extension")).post(async || absent("the trace extension"));
+    let trace =
+        || get(async || absent("the trace extension")).post(async || absent("the trace extension"));
     let logging = get(async || absent("the logging extension"))
         .post(async || absent("the logging extension"));
     router
@@ -123,9 +124,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Failure> {
-        let Path(TargetPath { model, version }) = Path::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Error::invalid("the path's model or version is no percent-encoded UTF-8"))?;
+        let Path(TargetPath { model, version }) =
+            Path::from_request_parts(parts, state).await.map_err(|_| {
+                Error::invalid("the path's model or version is no percent-encoded UTF-8")
+            })?;
         Ok(Target { model, version })
     }
 }
@@ -140,12 +142,12 @@ fn absent(what: &str) -> Response<Body> {
 }
 
 async fn live(State(api): State<Arc<Api>>) -> Response<Body> {
-    reply(StatusCode::OK, &json!({ "live": true, "ready": (api.ready)() }))
+    reply(StatusCode::OK, &json!({ "live": true, "ready": api.ready() }))
 }
 
 /// Clients of Triton read the status, those of KServe the body.
 async fn ready(State(api): State<Arc<Api>>) -> Response<Body> {
-    if (api.ready)() {
+    if api.ready() {
         return reply(StatusCode::OK, &json!({ "live": true, "ready": true }));
     }
     let why = answers::not_ready().message;
@@ -190,10 +192,7 @@ struct IndexRequest {
     ready: bool,
 }
 
-async fn index(
-    State(api): State<Arc<Api>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Outcome {
+async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Error::new(Code::TooLarge, rejection.body_text()),
         _ => Error::invalid("the body of the request did not arrive whole"),
@@ -219,7 +218,9 @@ async fn named_repository() -> Response<Body> {
     absent("choosing a repository by its name")
 }
 
-async fn region_status(path: Result<Path<String>, axum::extract::rejection::PathRejection>) -> Outcome {
+async fn region_status(
+    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+) -> Outcome {
     let Path(region) = path.map_err(|_| Error::invalid("the region's name is no UTF-8"))?;
     answers::no_region(&region)?;
     Ok(Json(json!([])).into_response())
@@ -271,3 +272,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Response<Body> {
 fn shown(path: &str) -> String {
     path.chars().take(128).flat_map(char::escape_debug).collect()
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -2,12 +2,13 @@
 
 pub mod answers;
 pub mod body;
+pub mod codec;
 pub mod errors;
 pub mod fast;
 pub mod grpc;
 pub mod http;
-pub mod model_config;
 pub mod listen;
+pub mod model_config;
 pub mod operator;
 pub mod path;
 pub mod proto;

@@ -1,10 +1,12 @@
 //! A model's configuration as the gRPC message; over HTTP the repository's own form is the answer.
 
 use super::proto::{
-    self, DataType, ModelVersionPolicy, model_config::SchedulingChoice,
-    model_instance_group::Kind, model_version_policy::PolicyChoice,
+    self, DataType, ModelVersionPolicy, model_config::SchedulingChoice, model_instance_group::Kind,
+    model_version_policy::PolicyChoice,
 };
-use crate::repository::config::{ConfigInput, ConfigOutput, InstanceGroup, ModelConfig, VersionPolicy};
+use crate::repository::config::{
+    ConfigInput, ConfigOutput, InstanceGroup, ModelConfig, VersionPolicy,
+};
 
 /// The message that says what `config` says.
 pub fn message(config: &ModelConfig) -> proto::ModelConfig {

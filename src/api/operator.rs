@@ -96,3 +96,91 @@ async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let explanation = answers::explanation(&api.table.load(), &target.model, &target.version)?;
     Ok((StatusCode::OK, axum::Json(explanation)).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::api::fixture;
+
+    async fn ask(peer: Option<Peer>, method: &str, path: &str) -> (u16, String, String) {
+        let mut request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let metrics: Metrics = Arc::new(|| "onnxd_up 1\n".to_string());
+        let response = router(&fixture::api(), metrics).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let kind = parts.headers.get(header::CONTENT_TYPE).map_or("", |k| k.to_str().unwrap());
+        (parts.status.as_u16(), kind.to_string(), String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn anyone_may_read_metrics_and_health() {
+        let (status, kind, body) = ask(Some(Peer::Remote), "GET", "/metrics").await;
+        assert_eq!((status, body.as_str()), (200, "onnxd_up 1\n"));
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+        for path in ["/v2/health/live", "/v2/health/ready", "/"] {
+            assert_eq!(ask(None, "GET", path).await.0, 200, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_may_administer() {
+        for (method, path, status) in [
+            ("GET", "/admin/v1/models", 200),
+            ("GET", "/admin/v1/explain/digits", 200),
+            ("GET", "/admin/v1/explain/digits/1", 200),
+            ("GET", "/admin/v1/explain/digits/9", 404),
+            ("GET", "/admin/v1/explain/nosuch", 404),
+            ("POST", "/v2/repository/index", 200),
+            // Not 403, whatever the data ports allow.
+            ("POST", "/v2/repository/models/digits/load", 501),
+            ("PUT", "/admin/v1/models", 405),
+        ] {
+            assert_eq!(ask(Some(Peer::Local), method, path).await.0, status, "{path}");
+            if status != 405 {
+                assert_eq!(ask(Some(Peer::Remote), method, path).await.0, 403, "{path}");
+                assert_eq!(ask(None, method, path).await.0, 403, "{path}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn models_and_explanations() {
+        let json = async |path: &str| {
+            let (_, kind, body) = ask(Some(Peer::Local), "GET", path).await;
+            assert_eq!(kind, "application/json");
+            serde_json::from_str::<Value>(&body).unwrap()
+        };
+        let models = json("/admin/v1/models").await;
+        let names: Vec<&str> =
+            models.as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["broken", "digits", "empty"]);
+        assert_eq!(models[1]["current"], 2);
+        assert_eq!(models[1]["versions"][0]["backend"], "ort");
+        assert_eq!(models[1]["versions"][3]["reason"], "the file is cut off");
+        assert_eq!(json("/admin/v1/explain/digits").await["mode"], "single");
+        assert!(json("/nope").await["error"].is_string());
+    }
+
+    #[test]
+    fn who_is_local() {
+        assert_eq!(Peer::at(None), Peer::Local);
+        for (ip, peer) in [
+            ("127.0.0.1", Peer::Local),
+            ("127.9.9.9", Peer::Local),
+            ("::1", Peer::Local),
+            ("::ffff:127.0.0.1", Peer::Local),
+            ("10.0.0.1", Peer::Remote),
+            ("0.0.0.0", Peer::Remote),
+            ("::ffff:10.0.0.1", Peer::Remote),
+        ] {
+            assert_eq!(Peer::at(Some(ip.parse().unwrap())), peer, "{ip}");
+        }
+    }
+}

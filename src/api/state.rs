@@ -1,6 +1,14 @@
 //! What the handlers of both protocols share: the table, the engine behind a trait, and what a caller may do.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     repository::table::SharedTable,
@@ -13,8 +21,7 @@ use crate::{
 };
 
 /// An answer on its way.
-pub type Answer<'a> =
-    Pin<Box<dyn Future<Output = Result<InferResponse, Error>> + Send + 'a>>;
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<InferResponse, Error>> + Send + 'a>>;
 
 /// The engine, as the routes of tonic's generated service call it (the fast lane calls the engine itself).
 pub trait Infer: Send + Sync {
@@ -34,10 +41,18 @@ impl Infer for Engine {
 pub struct Api {
     pub table: SharedTable,
     pub infer: Arc<dyn Infer>,
-    /// Whether the server as a whole is ready: every wanted model serves, and it is not draining.
-    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Every wanted model serves.
+    pub ready: Arc<AtomicBool>,
+    /// The server goes down: it is not ready any more.
+    pub draining: Arc<AtomicBool>,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
     /// The largest request message or body, in bytes.
     pub max_request_bytes: usize,
+}
+
+impl Api {
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
 }

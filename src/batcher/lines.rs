@@ -77,6 +77,10 @@ impl<T> Lines<T> {
         self.len
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -114,6 +118,12 @@ impl<T> Lines<T> {
 
     pub fn get(&self, slot: u32) -> Option<&Waiting<T>> {
         self.slots.get(slot as usize)?.waiting.as_ref()
+    }
+
+    /// Keys in the heaps, stale ones among them, and slots.
+    #[cfg(test)]
+    pub fn footprint(&self) -> (usize, usize) {
+        (self.order.len() + self.deadlines.len(), self.slots.len())
     }
 
     /// Takes out everything, oldest first.

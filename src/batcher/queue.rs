@@ -1,12 +1,9 @@
 //! One version's queue: what waits, in which order it runs and when a batch is due. Pure: it is told the time.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::lines::{self, Candidate, Lines};
-use crate::types::{
-    error::{Code, Error},
-    time::Tick,
-};
+use crate::types::time::Tick;
 
 /// Says whether nobody waits for an entry any more.
 pub trait Abandoned {
@@ -165,7 +162,7 @@ impl<T: Abandoned> Queue<T> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lines.len() == 0
+        self.lines.is_empty()
     }
 
     pub fn bytes(&self) -> usize {
@@ -242,12 +239,13 @@ impl<T: Abandoned> Queue<T> {
                 Due::Nothing if self.closed => return Poll::Closed,
                 Due::Nothing => return Poll::Idle,
             };
-            let (rows, refused) = self.fill(bucket, cap, ask.alone, taken);
-            if !taken.members.is_empty() {
-                return Poll::Run { rows };
-            }
-            if refused {
-                return Poll::TooLarge;
+            match self.lines.head(bucket) {
+                // Without it, another bucket may come first.
+                Some((slot, head)) if head.item.abandoned() => {
+                    self.remove(slot, Why::Abandoned, &mut taken.gone);
+                }
+                Some((_, head)) if head.rows.max(1) > ask.alone => return Poll::TooLarge,
+                _ => return Poll::Run { rows: self.fill(bucket, cap, taken) },
             }
         }
     }
@@ -302,9 +300,9 @@ impl<T: Abandoned> Queue<T> {
     }
 
     /// Moves entries of a bucket into a batch, first come first served within a priority, until the next one does not
-    /// fit. Returns the rows, and whether the first had more than `alone`.
-    fn fill(&mut self, at: u32, cap: usize, alone: usize, taken: &mut Taken<T>) -> (usize, bool) {
-        let (mut places, mut rows, mut refused) = (0usize, 0usize, false);
+    /// fit; the first always does. Returns the rows.
+    fn fill(&mut self, at: u32, cap: usize, taken: &mut Taken<T>) -> usize {
+        let (mut places, mut rows) = (0usize, 0usize);
         while places < cap {
             let Some((slot, waiting)) = self.lines.head(at) else { break };
             if waiting.item.abandoned() {
@@ -314,10 +312,6 @@ impl<T: Abandoned> Queue<T> {
                 continue;
             }
             let more = waiting.rows.max(1);
-            if places == 0 && more > alone {
-                refused = true;
-                break;
-            }
             if places > 0 && places.saturating_add(more) > cap {
                 break;
             }
@@ -326,7 +320,7 @@ impl<T: Abandoned> Queue<T> {
             taken.members.extend(self.lines.unlink(slot));
         }
         self.lines.settle(at);
-        (rows, refused)
+        rows
     }
 
     /// Which bucket runs now, or when one will.
@@ -374,41 +368,6 @@ enum Due {
     Bucket(u32),
     Wait(Tick),
     Nothing,
-}
-
-impl Refusal {
-    /// What the client is told.
-    pub fn error(&self) -> Error {
-        let code = match self {
-            Refusal::Requests { .. } | Refusal::Bytes { .. } | Refusal::Standing { .. } => {
-                return Error::overloaded(self.to_string(), Duration::from_secs(1));
-            }
-            Refusal::Late { .. } | Refusal::Expired => Code::DeadlineExceeded,
-            Refusal::Closed => Code::Unavailable,
-        };
-        Error::new(code, self.to_string())
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Requests { limit } => write!(f, "the queue is full: {limit} requests wait"),
-            Refusal::Bytes { limit } => {
-                write!(f, "the queue is full: the request would exceed its {limit} bytes of inputs")
-            }
-            Refusal::Standing { waited } => {
-                write!(f, "the model is overloaded: the oldest request has waited {waited:.1?}")
-            }
-            Refusal::Late { estimate, left } => write!(
-                f,
-                "the deadline cannot be met: the answer is expected in {estimate:.1?}, \
-                 the request allows {left:.1?}"
-            ),
-            Refusal::Expired => f.write_str("the deadline passed before the request was queued"),
-            Refusal::Closed => f.write_str("the version is being unloaded"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Installs the clients that tests/clients.rs drives: a Python environment and Triton's perf_analyzer. Quick when done.
+#   scripts/setup-tests.sh     -> ${CARGO_TARGET_DIR:-target}/venv-tests and .../perf_analyzer
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+venv=$target/venv-tests
+analyzer=$target/perf_analyzer
+mkdir -p "$target"
+exec 9>"$target/.setup-tests.lock"
+flock 9 # two at once would write the same files
+
+environment() {
+  local lock=$root/tests/clients/requirements.txt
+  if cmp -s "$lock" "$venv/.requirements"; then
+    echo "test clients: the Python environment is in $venv"
+    return
+  fi
+  echo "test clients: installing tests/clients/requirements.txt into $venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv" || { echo "test clients: python3 needs its venv module (Debian: python3-venv)" >&2; exit 1; }
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$lock"
+  cp "$lock" "$venv/.requirements"
+}
+
+# perf_analyzer's wheel wants glibc 2.38. Where the host's is older, the libraries of a newer Debian are unpacked beside
+# it (not installed, and no root needed): packages checked by apt against the archive's keys, in a state of their own.
+newer_libraries() {
+  local state=$1/apt mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  command -v apt-get >/dev/null && [ -f "$keys" ] || {
+    echo "test clients: perf_analyzer needs glibc 2.38, or apt and debian-archive-keyring to fetch one" >&2
+    exit 1
+  }
+  mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' | head -n 1)}
+  [ -n "$mirror" ] || { echo "test clients: set DEBIAN_MIRROR, for apt has no source here" >&2; exit 1; }
+  echo "test clients: fetching a newer C library for perf_analyzer from $mirror"
+  mkdir -p "$state"/{lists/partial,cache/archives/partial,parts,debs}
+  echo "deb [signed-by=$keys] $mirror trixie main" >"$state/sources.list"
+  : >"$state/status"
+  cat >"$state/apt.conf" <<CONF
+Dir::Etc::SourceList "$state/sources.list";
+Dir::Etc::SourceParts "$state/parts";
+Dir::State "$state";
+Dir::State::Lists "$state/lists";
+Dir::State::Status "$state/status";
+Dir::Cache "$state/cache";
+APT::Sandbox::User "";
+APT::Architecture "amd64";
+Acquire::Languages "none";
+CONF
+  (cd "$state/debs" && export APT_CONFIG=$state/apt.conf && apt-get -qq update &&
+    apt-get -qq download libc6 libgcc-s1 libstdc++6 libssl3t64 zlib1g)
+  local deb
+  for deb in "$state"/debs/*.deb; do dpkg-deb -x "$deb" "$1/root"; done
+  mkdir "$1/lib"
+  cp -L "$1"/root/usr/lib/x86_64-linux-gnu/*.so* "$1/lib/"
+  rm -rf "$state" "$1/root"
+}
+
+perf_analyzer() {
+  local wheel=perf-analyzer==2.60.0 digest=23ef56b107ae9233e5cf09fbdf508dd9b936a52f1bae2f63f53c8117087b3f25
+  if [ -f "$analyzer/$digest" ]; then
+    echo "test clients: perf_analyzer is in $analyzer"
+    return
+  fi
+  [ "$(uname -m)" = x86_64 ] || { echo "test clients: perf_analyzer has no build for $(uname -m)" >&2; return; }
+  echo "test clients: installing $wheel into $analyzer"
+  local new=$analyzer.new
+  rm -rf "$analyzer" "$new"
+  mkdir -p "$new"
+  echo "$wheel --hash=sha256:$digest" >"$new/requirements.txt"
+  "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    --platform manylinux_2_38_x86_64 -d "$new" -r "$new/requirements.txt"
+  "$venv/bin/python" -m zipfile -e "$new"/*.whl "$new/wheel"
+  mkdir "$new/bin"
+  mv "$new/wheel/perf_analyzer/bin/perf_analyzer" "$new/bin/"
+  chmod +x "$new/bin/perf_analyzer"
+  "$new/bin/perf_analyzer" --version >/dev/null 2>&1 || newer_libraries "$new"
+  rm -rf "$new/wheel" "$new"/*.whl
+  touch "$new/$digest"
+  mv "$new" "$analyzer"
+  "$root/tests/clients/perf_analyzer.sh" --version
+}
+
+environment
+perf_analyzer
