@@ -49,13 +49,9 @@ impl<U: Message + Default> Decoder for ProtoDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         U::decode(buffer).map(Some).map_err(|error| {
-<<<<<<< HEAD
             grpc_status(&Error::invalid(format!(
                 "the request is no message of this method: {error}"
             )))
-=======
-            grpc_status(&Error::invalid(format!("the request is no message of this method: {error}")))
->>>>>>> lead
         })
     }
 }

@@ -1,10 +1,6 @@
 //! For tests: a table with models in every state, without a runtime.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -13,7 +9,8 @@ use super::state::{Answer, Api, Infer};
 use crate::{
     batcher::{
         cost::CostModel,
-        options::{BatchOptions, Mode},
+        mode::{Choice, Execution},
+        options::BatchOptions,
         pool::{Pool, Threads},
         served::{Served, ServedParts, Sessions},
     },
@@ -54,15 +51,7 @@ impl Session for Still {
         &[]
     }
 
-<<<<<<< HEAD
     fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
-=======
-    fn run(
-        &self,
-        _: &[Option<TensorView<'_>>],
-        _: Option<&Cancel>,
-    ) -> Result<Outputs, RunError> {
->>>>>>> lead
         Err(RunError::Failed("not here to run".into()))
     }
 }
@@ -85,7 +74,7 @@ pub fn api() -> Api {
     Api {
         table: Arc::new(ArcSwap::from_pointee(table)),
         infer: Arc::new(Full),
-        ready: Arc::new(AtomicBool::new(true)),
+        ready: Arc::new(|| true),
         control: false,
         max_request_bytes: 1 << 20,
     }
@@ -146,10 +135,14 @@ fn served(
         version,
         sessions: Sessions::new(Arc::new(Still(signature.clone())), 0),
         signature: signature.clone(),
-        mode: Mode::Single,
-        turn_rows: 1,
+        choice: Choice {
+            execution: Execution::Single,
+            gather: false,
+            turn_rows: 0,
+            reason: String::new(),
+        },
         options: BatchOptions::default(),
-        cost: CostModel::new(),
+        cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: Pool::new(Threads { network: 1, executors: 1 }),
     })

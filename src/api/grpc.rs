@@ -137,7 +137,7 @@ impl Handlers {
         let request = wire::grpc::decode_request(&message)?;
         let response = self.0.infer.infer(request, timeout).await?;
         let mut head = BytesMut::new();
-        let chunks = wire::grpc::encode_response(&response, &mut head);
+        let chunks = wire::grpc::encode_response(&response, &mut head)?;
         let frame = chunks.concat();
         let message = frame.get(5..).unwrap_or_default();
         proto::ModelInferResponse::decode(message)
@@ -373,8 +373,7 @@ mod tests {
         assert_eq!(live.code, 0);
         assert!(proto::ServerLiveResponse::decode(live.message).unwrap().live);
         for ready in [true, false] {
-            let api = fixture::api();
-            api.ready.store(ready, std::sync::atomic::Ordering::Relaxed);
+            let api = Api { ready: Arc::new(move || ready), ..fixture::api() };
             let called = call(api, "ServerReady", proto::ServerReadyRequest {}).await;
             assert_eq!(called.code, 0);
             let answer = proto::ServerReadyResponse::decode(called.message).unwrap();

@@ -28,16 +28,8 @@ impl Answered {
 }
 
 async fn ask(api: Api, method: &str, path: &str, body: &str) -> Answered {
-<<<<<<< HEAD
     let request =
         Request::builder().method(method).uri(path).body(Body::from(body.to_string())).unwrap();
-=======
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .body(Body::from(body.to_string()))
-        .unwrap();
->>>>>>> lead
     let response = router(Arc::new(api)).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -65,8 +57,7 @@ async fn the_server_says_who_it_is() {
 #[tokio::test]
 async fn health_is_a_status_for_some_clients_and_a_body_for_others() {
     for ready in [true, false] {
-        let api = fixture::api();
-        api.ready.store(ready, std::sync::atomic::Ordering::Relaxed);
+        let api = Api { ready: Arc::new(move || ready), ..fixture::api() };
         let live = ask(api.clone(), "GET", "/v2/health/live", "").await;
         assert_eq!((live.status, live.json()), (200, json!({ "live": true, "ready": ready })));
         let answered = ask(api, "GET", "/v2/health/ready", "").await;
@@ -150,7 +141,6 @@ async fn every_count_is_there_before_anything_was_counted() {
             assert_eq!(entry[number], 0, "{number}");
         }
         for duration in [
-<<<<<<< HEAD
             "success",
             "fail",
             "queue",
@@ -159,10 +149,6 @@ async fn every_count_is_there_before_anything_was_counted() {
             "compute_output",
             "cache_hit",
             "cache_miss",
-=======
-            "success", "fail", "queue", "compute_input", "compute_infer", "compute_output",
-            "cache_hit", "cache_miss",
->>>>>>> lead
         ] {
             assert_eq!(entry["inference_stats"][duration], json!({ "count": 0, "ns": 0 }));
         }
@@ -274,19 +260,12 @@ async fn head_is_get_without_the_body() {
 
 #[tokio::test]
 async fn unknown_paths_answer_in_the_callers_protocol() {
-<<<<<<< HEAD
     for path in ["/v3", "/v2/nope", "/v2/", "/v2/models", "/v2/models/digits/nope"] {
-=======
-    for path in ["/v3", "/v2/nope", "/v2/", "/v2/models", "/v2/models/digits/nope", "/v2/models//ready"] {
->>>>>>> lead
         let answered = get_(path).await;
         assert_eq!(answered.status, 404, "{path}");
         assert!(answered.error().contains(path), "{path}");
     }
-<<<<<<< HEAD
     assert_eq!(get_("/v2/models//ready").await.status, 404);
-=======
->>>>>>> lead
     let request = Request::post("/other.Service/Method")
         .header(header::CONTENT_TYPE, "application/grpc")
         .body(Body::empty())

@@ -1,14 +1,6 @@
 //! What the handlers of both protocols share: the table, the engine behind a trait, and what a caller may do.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     repository::table::SharedTable,
@@ -42,7 +34,7 @@ pub struct Api {
     pub table: SharedTable,
     pub infer: Arc<dyn Infer>,
     /// Whether the server as a whole is ready: every wanted model serves, and it is not draining.
-    pub ready: Arc<AtomicBool>,
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
     /// The largest request message or body, in bytes.
@@ -51,6 +43,6 @@ pub struct Api {
 
 impl Api {
     pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        (self.ready)()
     }
 }
