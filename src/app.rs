@@ -3,7 +3,10 @@
 use std::{
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -122,7 +125,7 @@ pub fn backends(config: &Config) -> Result<Backends, String> {
     if let (Err(error), Some(_)) = (&ort, explicit) {
         return Err(error.clone());
     }
-    Ok(Backends { ort, tract: Some(runtime::tract::backend()) })
+    Ok(Backends { ort, tract: None })
 }
 
 /// The process's threads within its budget of cores.
@@ -146,7 +149,7 @@ pub struct Server {
     pub addresses: [String; 3],
     announcer: Announcer,
     manager: Arc<Manager>,
-    engine: Arc<Engine>,
+    draining: Arc<AtomicBool>,
     executors: Executors,
     network: Network,
     operator: Option<Network>,
@@ -177,16 +180,25 @@ impl Server {
             max_deadline: millis(config.max_deadline_ms),
             max_requests: config.max_requests,
         };
-        let engine = Arc::new(Engine::new(manager.table.clone(), manager.ready.clone(), &options));
+        let engine = Arc::new(Engine::new(manager.table.clone(), &options));
         let (announcer, listener) = shutdown::channel();
-        let ports = Ports { config, engine: &engine, listener: &listener };
+        let draining = Arc::new(AtomicBool::new(false));
+        let api = Api {
+            table: manager.table.clone(),
+            infer: engine.clone(),
+            ready: manager.ready.clone(),
+            draining: draining.clone(),
+            control: config.control,
+            max_request_bytes: config.max_request_bytes,
+        };
+        let ports = Ports { config, api, engine: &engine, listener: &listener };
         let network =
             ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
         let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
 
         let [http, grpc, operator_at] = &addresses;
         banner(&format!("listening http={http} grpc={grpc} operator={operator_at}"));
-        Ok(Server { addresses, announcer, manager, engine, executors, network, operator })
+        Ok(Server { addresses, announcer, manager, draining, executors, network, operator })
     }
 
     /// Waits until every wanted version has been tried; false when `limit` passed first.
@@ -208,10 +220,10 @@ impl Server {
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
-        let Server { announcer, manager, engine, executors, network, operator, .. } = self;
+        let Server { announcer, manager, draining, executors, network, operator, .. } = self;
         let again = shutdown::asked();
         tokio::pin!(again);
-        engine.drain();
+        draining.store(true, Ordering::Release);
         announcer.announce(Phase::Unready);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => {}
@@ -254,22 +266,12 @@ impl Server {
 /// What both kinds of port are made of.
 struct Ports<'a> {
     config: &'a Config,
+    api: Api,
     engine: &'a Arc<Engine>,
     listener: &'a shutdown::Listener,
 }
 
 impl Ports<'_> {
-    fn api(&self) -> Api {
-        let engine = self.engine.clone();
-        Api {
-            table: self.engine.table.clone(),
-            infer: self.engine.clone(),
-            ready: Arc::new(move || engine.ready()),
-            control: self.config.control,
-            max_request_bytes: self.config.max_request_bytes,
-        }
-    }
-
     fn options(&self) -> ListenOptions {
         ListenOptions {
             max_connections: self.config.max_connections,
@@ -281,7 +283,7 @@ impl Ports<'_> {
     fn data(&self, threads: usize, listeners: Vec<Listener>) -> Result<Network, String> {
         let front = Arc::new(Front {
             engine: self.engine.clone(),
-            router: http::router(Arc::new(self.api())),
+            router: http::router(Arc::new(self.api.clone())),
             limits: BodyLimits {
                 max_bytes: self.config.max_request_bytes,
                 timeout: Duration::from_millis(self.config.body_timeout_ms),
@@ -293,7 +295,7 @@ impl Ports<'_> {
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
-        let router = operator::router(&self.api(), Arc::new(prometheus::render));
+        let router = operator::router(&self.api, Arc::new(prometheus::render));
         let (options, listener) = (self.options(), self.listener.clone());
         Network::start(1, vec![socket], router, options, listener)
             .map_err(no_thread)

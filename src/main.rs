@@ -6,6 +6,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    onnxd::runtime::ort::disable_telemetry();
+    // SAFETY: the first thing that the process does; there is no other thread yet.
+    unsafe { onnxd::runtime::ort::disable_telemetry() };
     onnxd::cli::run(std::env::args_os())
 }

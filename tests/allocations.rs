@@ -215,7 +215,8 @@ fn message(raw: &[u8]) -> Vec<u8> {
 
 #[test]
 fn allocations_per_request_are_held() {
-    onnxd::runtime::ort::disable_telemetry();
+    // SAFETY: the only test of this binary; no other thread reads the environment yet.
+    unsafe { onnxd::runtime::ort::disable_telemetry() };
     let root = env!("CARGO_MANIFEST_DIR");
     let loopback = || "127.0.0.1:0".parse().expect("an address");
     let config = Config {

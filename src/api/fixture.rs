@@ -1,6 +1,10 @@
 //! For tests: a table with models in every state, without a runtime.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -74,7 +78,8 @@ pub fn api() -> Api {
     Api {
         table: Arc::new(ArcSwap::from_pointee(table)),
         infer: Arc::new(Full),
-        ready: Arc::new(|| true),
+        ready: Arc::new(AtomicBool::new(true)),
+        draining: Arc::new(AtomicBool::new(false)),
         control: false,
         max_request_bytes: 1 << 20,
     }

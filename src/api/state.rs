@@ -1,6 +1,14 @@
 //! What the handlers of both protocols share: the table, the engine behind a trait, and what a caller may do.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     repository::table::SharedTable,
@@ -33,8 +41,10 @@ impl Infer for Engine {
 pub struct Api {
     pub table: SharedTable,
     pub infer: Arc<dyn Infer>,
-    /// Whether the server as a whole is ready: every wanted model serves, and it is not draining.
-    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Every wanted model serves.
+    pub ready: Arc<AtomicBool>,
+    /// The server goes down: it is not ready any more.
+    pub draining: Arc<AtomicBool>,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
     /// The largest request message or body, in bytes.
@@ -43,6 +53,6 @@ pub struct Api {
 
 impl Api {
     pub fn ready(&self) -> bool {
-        (self.ready)()
+        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -43,35 +43,20 @@ pub struct EngineOptions {
 pub struct Engine {
     pub table: SharedTable,
     pub budget: Arc<Budget>,
-    /// Every wanted model serves.
-    models_ready: Arc<AtomicBool>,
-    draining: AtomicBool,
     max_deadline: Option<Duration>,
     max_requests: usize,
     under_way: AtomicUsize,
 }
 
 impl Engine {
-    pub fn new(table: SharedTable, ready: Arc<AtomicBool>, options: &EngineOptions) -> Engine {
+    pub fn new(table: SharedTable, options: &EngineOptions) -> Engine {
         Engine {
             table,
-            models_ready: ready,
-            draining: AtomicBool::new(false),
             budget: Budget::new(options.request_memory_bytes),
             max_deadline: options.max_deadline,
             max_requests: options.max_requests,
             under_way: AtomicUsize::new(0),
         }
-    }
-
-    /// Every wanted model serves, and no drain has begun.
-    pub fn ready(&self) -> bool {
-        self.models_ready.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
-    }
-
-    /// From here on the server is not ready; it still answers.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
     }
 
     /// Answers one request. `received`: when its head arrived; `timeout`: what the transport says of its deadline.
