@@ -73,7 +73,12 @@ fn probe(opened: &Opened) -> Value {
         })
     };
     json!({
-        "table": probe.points.iter().map(row).collect::<Vec<Value>>(),
+        "table": probe.rows.iter().map(row).collect::<Vec<Value>>(),
+        "rows_agree": match &probe.consistent {
+            Ok(largest) => format!("yes, within {largest:.1e}"),
+            Err(why) => why.clone(),
+        },
+        "error": probe.error,
     })
 }
 

@@ -29,6 +29,7 @@ use crate::{
     runtime::{
         graph::Graph,
         options::{BackendChoice, SessionOptions},
+        probe::{self, Probe},
         session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
     },
     telemetry::stats::VersionStats,
@@ -47,6 +48,11 @@ const REPLICA_BUDGET: u64 = 256 << 20;
 const SESSION_OVERHEAD: u64 = 512 << 10;
 /// What it costs to hand a request to an executor and back: measured, 3 to 5 µs under load and 10 to 19 with one client.
 const HANDOVER: Duration = Duration::from_micros(10);
+
+/// Rows of the runs that the probe times: what batches and turns usually hold.
+const PROBED_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Further sessions of models below this are run once before they serve; above, a first run costs little more than any.
+const WARM_BELOW: Duration = Duration::from_millis(5);
 
 /// The runtimes of this process.
 #[derive(Clone)]
@@ -136,7 +142,7 @@ impl Loader {
         let replicas = self.replicate(&sessions, &opened, &options.session, first..threads.slots());
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
-            cost.seed(&probe.points);
+            cost.seed(&probe.rows);
         }
         let label: Arc<str> = job.number.to_string().into();
         let stats = Arc::new(VersionStats::new(&job.model, &label));
@@ -188,6 +194,8 @@ impl Loader {
         if opened.weights >= REPLICATED_WEIGHTS {
             return 0;
         }
+        let single = opened.probe.as_ref().and_then(|p| p.rows.first());
+        let warm = single.is_some_and(|(_, took)| *took < WARM_BELOW);
         let mut given = 0;
         for slot in slots {
             let Some(memory) = self.budget.reserve(opened.weights + SESSION_OVERHEAD) else {
@@ -195,7 +203,13 @@ impl Loader {
             };
             match opened.backend.open(&opened.source, options) {
                 Ok(session) => {
-                    sessions.set_own(slot, Arc::new(Replica { session, _memory: memory }));
+                    let signature = opened.signature.clone();
+                    let own = Wrapped { session, signature, _memory: Some(memory) };
+                    if warm {
+                        // For what it does to the session: its first run allocates.
+                        probe::probe(&own, &[1]);
+                    }
+                    sessions.set_own(slot, Arc::new(own));
                 }
                 Err(reason) => {
                     let model = &opened.source.label;
@@ -213,12 +227,14 @@ impl Loader {
 fn decide(opened: &Opened, options: &ModelOptions) -> Choice {
     let graph = &opened.source.graph;
     let probe = opened.probe.as_ref();
+    // Unknown, as where the model does not take made-up input, is no reason against batches: the graph allows them.
+    let consistent = probe.is_none_or(|p| p.consistent.is_ok() || p.rows.is_empty());
     let evidence = Evidence {
-        probed: probe.map_or(&[], |p| &p.points),
+        probed: probe.map_or(&[], |p| &p.rows),
         can_batch: opened.signature.can_batch,
         control_flow: graph.control_flow,
         data_dependent: graph.data_dependent,
-        consistent: probe.is_none_or(|p| p.consistent()),
+        consistent,
         handover: HANDOVER,
     };
     mode::choose(&evidence, options.batching.mode)
@@ -250,11 +266,17 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
         .map_err(|e| fail(explained(backend, &e, options)))?;
     let open_time = start.elapsed();
     let signature = adjusted(session.signature(), options).map_err(fail)?;
-    let start = Instant::now();
-    let probe = match options.warmup {
-        true => Some(probe(&*session, &signature, &source.graph, options)?),
-        false => None,
+    let session = match Arc::ptr_eq(&signature, session.signature()) {
+        true => session,
+        false => Arc::new(Wrapped { session, signature: signature.clone(), _memory: None }),
     };
+    let start = Instant::now();
+    let most = options.batching.max_batch_size;
+    let sizes: Vec<usize> = PROBED_ROWS.into_iter().filter(|rows| *rows <= most).collect();
+    let probe = options.warmup.then(|| probe::probe(&*session, &sizes));
+    if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
+        tracing::info!(model = job.file, error, "the model does not take all made-up input");
+    }
     let external: u64 = source.external.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     Ok(Opened {
         backend: backend.clone(),
@@ -268,18 +290,6 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
         open_time,
         probe_time: start.elapsed(),
     })
-}
-
-pub struct Probe {
-    pub points: Vec<(usize, Duration)>,
-}
-impl Probe {
-    fn consistent(&self) -> bool {
-        true
-    }
-}
-fn probe(_s: &dyn Session, _g: &Signature, _r: &Graph, _o: &ModelOptions) -> Result<Probe, String> {
-    Ok(Probe { points: vec![] })
 }
 
 /// The files of a version, and one digest of all of them: that of the model where there is nothing beside it.
@@ -385,15 +395,16 @@ impl Drop for Reserved {
     }
 }
 
-/// A further session of a model, and the memory it is charged for.
-struct Replica {
+/// A session with the signature that model.yaml makes of its own, and the memory it is charged for.
+struct Wrapped {
     session: Arc<dyn Session>,
-    _memory: Reserved,
+    signature: Arc<Signature>,
+    _memory: Option<Reserved>,
 }
 
-impl Session for Replica {
+impl Session for Wrapped {
     fn signature(&self) -> &Arc<Signature> {
-        self.session.signature()
+        &self.signature
     }
 
     fn providers(&self) -> &[String] {
@@ -408,3 +419,7 @@ impl Session for Replica {
         self.session.run(inputs, cancel)
     }
 }
+
+#[cfg(test)]
+#[path = "loader_tests.rs"]
+mod tests;

@@ -199,6 +199,9 @@ struct Keeper {
 impl Keeper {
     /// Everything wanted is loading, and everybody can see it.
     fn begin(&mut self) {
+        if self.entries.is_empty() {
+            tracing::warn!("the repository holds no model");
+        }
         for entry in self.entries.values_mut() {
             if let Some(problem) = entry.problem().filter(|_| entry.wanted) {
                 tracing::error!(model = &*entry.name, reason = problem, "the model cannot serve");

@@ -1,5 +1,8 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
+#[cfg(test)]
+mod conformance;
+pub mod echo;
 pub mod graph;
 #[cfg(test)]
 pub mod onnx_writer;
@@ -7,6 +10,11 @@ mod ops;
 pub mod options;
 #[cfg(feature = "ort")]
 pub mod ort;
+pub mod probe;
 mod protobuf;
 mod scan;
 pub mod session;
+#[cfg(test)]
+pub mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;

@@ -3,6 +3,8 @@
 mod library;
 mod providers;
 mod session;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::{path::Path, sync::Arc};

@@ -117,6 +117,9 @@ impl Value {
         if count > 0 && !view.data.as_ptr().addr().is_multiple_of(size) {
             return Err(Failure::new("an input is not aligned to its elements"));
         }
+        if view.datatype == Datatype::Bool && view.data.iter().any(|b| *b > 1) {
+            return Err(Failure::invalid("a BOOL is neither 0 nor 1"));
+        }
         let mut out = ptr::null_mut();
         // SAFETY: the pointers and lengths are those of live slices; the runtime reads the data as `size`-byte elements,
         // which it is long enough and aligned for. The cast drops const: an input is not written (the caller's promise).

@@ -1,0 +1,127 @@
+//! The loader over the runtimes that are there: what it opens answers, and says what it is.
+
+use std::{fs, path::Path, time::Duration};
+
+use tempfile::TempDir;
+
+use crate::{
+    batcher::pool::{Pool, Threads},
+    repository::{
+        loader::Backends,
+        manager::{Deps, Manager},
+        options::{Defaults, Options},
+    },
+    runtime::{
+        onnx_writer::{GraphWriter, ModelWriter},
+        options::BackendChoice,
+        testing,
+    },
+    types::{datatype::Datatype, tensor::TensorView},
+};
+
+fn put(root: &Path, file: &str, bytes: &[u8]) {
+    let path = root.join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// y = relu(x W), three classes with names.
+fn classifier() -> Vec<u8> {
+    let weights: Vec<f32> = (0..12).map(|i| i as f32 - 6.0).collect();
+    let graph = GraphWriter::new()
+        .input("x", Datatype::Fp32, &["N", "4"])
+        .output("y", Datatype::Fp32, &["N", "3"])
+        .init_f32("w", &[4, 3], &weights)
+        .node("MatMul", &["x", "w"], &["h"])
+        .node("Relu", &["h"], &["y"]);
+    ModelWriter::default().property("labels", "a,b,c").write(&graph)
+}
+
+fn manager(root: &Path, backend: BackendChoice) -> Manager {
+    let mut backends = Backends { ort: Err("it is left out of this test".into()), tract: None };
+    for found in testing::backends() {
+        match found.name() {
+            "ort" => backends.ort = Ok(found),
+            _ => backends.tract = Some(found),
+        }
+    }
+    let pool = Pool::new(Threads { network: 1, executors: 1 });
+    let defaults = Defaults { backend, ..Defaults::default() };
+    let options = Options { models: root.to_path_buf(), defaults, ..Options::default() };
+    let manager = Manager::start(&options, Deps { backends, pool, cores: 2 }).unwrap();
+    assert!(manager.wait_initial(Duration::from_secs(120)));
+    manager
+}
+
+#[test]
+fn a_real_model_loads_on_every_runtime_and_answers_on_every_thread() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "classes/1/model.onnx", &classifier());
+    for backend in testing::backends() {
+        let choice = match backend.name() {
+            "ort" => BackendChoice::Ort,
+            _ => BackendChoice::Tract,
+        };
+        let manager = manager(dir.path(), choice);
+        let version = manager.table.load().resolve("classes", "").unwrap();
+        assert_eq!(version.backend, backend.name());
+        assert_eq!(version.platform.split('_').next_back(), Some("onnx"));
+        assert!(version.signature.can_batch);
+        assert_eq!(version.signature.outputs[0].labels.as_ref().unwrap()[2], "c");
+        let explanation = &version.explanation;
+        assert_eq!(explanation["runtime"], backend.describe());
+        let table = explanation["probe"]["table"].as_array().unwrap();
+        assert!(table.len() > 1 && table[0]["rows"] == 1, "{explanation:#}");
+        assert!(table.iter().all(|row| row["microseconds"].as_f64().unwrap() > 0.0));
+
+        let data: Vec<u8> = [1f32, 0.0, 0.0, 1.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let view = TensorView { datatype: Datatype::Fp32, dims: &[1, 4], data: &data };
+        for slot in 0..3 {
+            let outputs = version.served.sessions.of(slot).run(&[Some(view)], None).unwrap();
+            let values: Vec<f32> = outputs[0]
+                .data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect();
+            assert_eq!(values, [0.0, 0.0, 1.0], "{} slot {slot}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn auto_takes_onnx_runtime_where_it_is() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "classes/1/model.onnx", &classifier());
+    let manager = manager(dir.path(), BackendChoice::Auto);
+    let version = manager.table.load().resolve("classes", "").unwrap();
+    let has_ort = testing::backends().iter().any(|b| b.name() == "ort");
+    assert_eq!(version.backend, if has_ort { "ort" } else { "tract" });
+    assert!(version.explanation["backend_reason"].as_str().unwrap().starts_with("auto: "));
+}
+
+#[test]
+fn what_a_runtime_lacks_fails_that_model_with_file_and_reason() {
+    let dir = TempDir::new().unwrap();
+    let unknown = GraphWriter::new()
+        .input("x", Datatype::Fp32, &["N"])
+        .output("y", Datatype::Fp32, &["N"])
+        .node("Frobnicate", &["x"], &["y"]);
+    let good = classifier();
+    put(dir.path(), "unknown/1/model.onnx", &unknown.model());
+    put(dir.path(), "truncated/1/model.onnx", &good[..good.len() / 2]);
+    put(dir.path(), "classes/1/model.onnx", &good);
+    for backend in testing::backends() {
+        let choice = match backend.name() {
+            "ort" => BackendChoice::Ort,
+            _ => BackendChoice::Tract,
+        };
+        let manager = manager(dir.path(), choice);
+        let table = manager.table.load();
+        assert!(table.resolve("classes", "").is_ok());
+        for (name, word) in [("unknown", "Frobnicate"), ("truncated", "truncated/1/model.onnx")] {
+            let error = table.resolve(name, "").err().unwrap().to_string();
+            assert!(error.contains(&format!("{name}/1/model.onnx")), "{error}");
+            assert!(error.contains(word), "{}: {error}", backend.name());
+        }
+    }
+}
