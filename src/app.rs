@@ -125,7 +125,7 @@ pub fn backends(config: &Config) -> Result<Backends, String> {
     if let (Err(error), Some(_)) = (&ort, explicit) {
         return Err(error.clone());
     }
-    Ok(Backends { ort, tract: None })
+    Ok(Backends { ort, tract: Some(runtime::tract::backend()) })
 }
 
 /// The process's threads within its budget of cores.

@@ -143,10 +143,14 @@ def verify(out, ref):
 
 
 # ---------------------------------------------------------------- servers
+GIVEN = []  # a server takes its ports only once it is up: never give two the same
+
+
 def free_base():
     base = int(os.environ.get("PEERS_PORT_BASE", "21000"))
-    for b in range(base, base + 900, 10):
-        if all(not used(b + i) for i in range(6)):
+    for b in range(base, base + 5000, 10):
+        if b not in GIVEN and all(not used(b + i) for i in range(6)):
+            GIVEN.append(b)
             return b
     raise SystemExit("no free ports")
 
@@ -211,7 +215,7 @@ class Server:
         """Until a real inference is answered: a 'ready' probe is not the same on all of them."""
         err = None
         while time.time() - self.t0 < limit:
-            if self.proc and self.proc.poll() is not None:
+            if self.proc.poll() is not None:
                 raise RuntimeError(f"{self.name} ended, rc {self.proc.returncode}: see {self.log.name}")
             try:
                 return ask(proto, self.addr(proto), *req)
@@ -231,8 +235,6 @@ class Server:
             calm = calm + 1 if self.cpu() - c < 0.05 else 0
 
     def stop(self):
-        if not self.proc:
-            return
         kids = self.tree()
         self.proc.send_signal(signal.SIGTERM)
         try:
@@ -286,6 +288,8 @@ def load(srv, proto, req, conc, secs, warm=0.5, mux=False):
     m = re.search(r"finished in ([\d.]+)(ms|s|us)?.*", r.stdout)
     mt = re.search(r"traffic: .*\((\d+)\) total, .*\((\d+)\) headers .*\((\d+)\) data", r.stdout)
     n = len(lat)
+    if srv.proc.poll() is not None:
+        raise RuntimeError(f"{srv.name} ended under load, rc {srv.proc.returncode}: see {srv.log.name}")
     if not n:
         raise RuntimeError(f"no good answer under load: {r.stdout[-600:]} {r.stderr[-300:]}")
     starts = [int(x[0]) for x in rows]

@@ -30,7 +30,7 @@ def arguments():
     a.add_argument("--protocols", type=names, default=PROTOCOLS)
     a.add_argument("-c", "--clients", type=lambda t: [int(x) for x in t.split(",")], default=[1, 8, 32])
     a.add_argument("--rounds", type=int, default=7, help="how often each side of a pair is loaded (default 7)")
-    a.add_argument("--secs", type=int, default=2, help="how long each time (default 2)")
+    a.add_argument("--secs", type=int, default=2, help="how long each time (default 2; resnet50 three times that)")
     a.add_argument("--quick", action="store_true", help="tabular_mlp against triton_py at 8 clients, 3 rounds of 1 second")
     a.add_argument("--extra", default="", help="further arguments of onnxd serve, on every start")
     a.add_argument("--json", help="also append every round to this file, one JSON object a line")
@@ -41,6 +41,11 @@ def arguments():
 
 
 O = arguments()
+
+
+def seconds(model):
+    """An answer of resnet50 at 32 clients takes a second or two: a window must hold many."""
+    return O.secs * (3 if model == "resnet50" else 1)
 
 
 def say(text=""):
@@ -75,7 +80,7 @@ class Side:
 
     def load(self, proto, clients, first):
         request, size = self.requests[proto]
-        r = bench.load(self.server, proto, request, clients, O.secs, warm=0.5 if first else 0)
+        r = bench.load(self.server, proto, request, clients, seconds(self.model), warm=0.5 if first else 0)
         if r["bad"] or (not math.isnan(r["data"]) and abs(r["data"] / size - 1) > 0.2):
             progress(f"WARNING: {self.name} {proto} c={clients}: {r['bad']} failed, {r['data']:.0f} bytes an answer, {size} when checked")
         return r
@@ -94,7 +99,7 @@ class Floor:
 
     def load(self, _proto, _clients, _first):
         script = os.path.join(bench.HERE, "floor.py")
-        command = [sys.executable, script, "--json", "--model", self.model, "--combo", "2x1", "--spin", "0", "--secs", str(O.secs)]
+        command = [sys.executable, script, "--json", "--model", self.model, "--combo", "2x1", "--spin", "0", "--secs", str(seconds(self.model))]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
 
     def stop(self):
@@ -174,21 +179,29 @@ def keep(kind, model, proto, clients, peer, got):
     RESULTS.append(SimpleNamespace(kind=kind, model=model, proto=proto, clients=clients, peer=peer, r=r, got=got))
 
 
+def failed(model, proto, peer, e):
+    text = " ".join(f"{type(e).__name__}: {e}".replace("|", "/").split())[:300]
+    say(f"| {model} | {proto} | | {peer} | FAILED: {text} |" + " |" * len(COLUMNS))
+
+
 def compare(kind, model, make_peer, protocols, clients):
-    """One pair of servers through its protocols and numbers of clients; a failure costs this pair its rows, not the run."""
+    """One pair of servers through its protocols and numbers of clients; a failure costs its own rows, not the run."""
     sides = []
     try:
         sides.append(make_peer())
         sides.append(Side("onnxd", model))
         for theirs, ours in protocols:
-            for side, proto in zip(sides, (theirs, ours)):
-                if isinstance(side, Side):
-                    side.prepare(proto)
-            for c in clients:
-                progress(f"{model} {ours} c={c} beside {sides[0].name}")
-                keep(kind, model, ours, c, sides[0].name, rounds(*sides, (theirs, ours), c))
+            try:
+                for side, proto in zip(sides, (theirs, ours)):
+                    if isinstance(side, Side):
+                        side.prepare(proto)
+                for c in clients:
+                    progress(f"{model} {ours} c={c} beside {sides[0].name}")
+                    keep(kind, model, ours, c, sides[0].name, rounds(*sides, (theirs, ours), c))
+            except Exception as e:
+                failed(model, ours, sides[0].name, e)
     except Exception as e:
-        say(f"| {model} | | | {kind} | FAILED: {type(e).__name__}: {str(e)[:300]} |" + " |" * len(COLUMNS))
+        failed(model, "", kind, e)
     finally:
         for side in sides:
             side.stop()
@@ -214,7 +227,7 @@ def health(model):
         thread = threading.Thread(target=check)
         thread.start()
         try:
-            load = bench.load(side.server, "grpc", side.requests["grpc"][0], 32, max(5, 3 * O.secs), warm=0)
+            load = bench.load(side.server, "grpc", side.requests["grpc"][0], 32, max(5, 3 * seconds(model)), warm=0)
         finally:
             done.set()
             thread.join()
