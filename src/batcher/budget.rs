@@ -18,7 +18,9 @@ fn whole(affinity: usize, limits: &[f64]) -> usize {
 
 /// The limits of this process's cgroup and of all above it: each of them holds.
 fn limits(root: &Path, own: &str) -> Vec<f64> {
-    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return Vec::new() };
+    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return Vec::new();
+    };
     // Within a container the path may lead outside of what is mounted: then only the root's limit is seen, which is ours.
     let mut found = Vec::new();
     for group in Path::new(own).ancestors() {

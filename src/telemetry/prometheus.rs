@@ -71,8 +71,12 @@ fn per_version(
     }
 }
 
+/// Which histogram of a version, and how its values are written.
+type Pick = fn(&Reading) -> &Buckets;
+type AsText = fn(u64) -> String;
+
 fn histograms(page: &mut Page, versions: &[Named<Reading>]) {
-    let of: [(&Metric, fn(&Reading) -> &Buckets, fn(u64) -> String); 4] = [
+    let of: [(&Metric, Pick, AsText); 4] = [
         (&names::REQUEST_SECONDS, |reading| &reading.request, seconds),
         (&names::QUEUE_SECONDS, |reading| &reading.queue, seconds),
         (&names::COMPUTE_SECONDS, |reading| &reading.compute, seconds),
@@ -165,7 +169,7 @@ impl Page {
         name: &str,
         (model, version): &(String, String),
         buckets: &Buckets,
-        text: fn(u64) -> String,
+        text: AsText,
     ) {
         let bucket = format!("{name}_bucket");
         let bounds = buckets.bounds.iter().map(|bound| text(*bound));
