@@ -370,8 +370,7 @@ fn signature(graph: &Graph, inputs: &[Outlet], outputs: &[Outlet]) -> Result<Sig
 fn inferred(n: i64, symbol: &str) -> Dim {
     match (n, symbol) {
         (0.., _) => Dim::Fixed(n),
-        (_, "") => Dim::Any,
-        (_, symbol) => Dim::Symbol(symbol.into()),
+        (_, name) => crate::runtime::graph::symbol(name),
     }
 }
 
