@@ -13,7 +13,8 @@ use super::state::{Answer, Api, Infer};
 use crate::{
     batcher::{
         cost::CostModel,
-        options::{BatchOptions, Mode},
+        mode::{Choice, Execution},
+        options::BatchOptions,
         pool::{Pool, Threads},
         served::{Served, ServedParts, Sessions},
     },
@@ -139,10 +140,14 @@ fn served(
         version,
         sessions: Sessions::new(Arc::new(Still(signature.clone())), 0),
         signature: signature.clone(),
-        mode: Mode::Single,
-        turn_rows: 1,
+        choice: Choice {
+            execution: Execution::Single,
+            gather: false,
+            turn_rows: 0,
+            reason: String::new(),
+        },
         options: BatchOptions::default(),
-        cost: CostModel::new(),
+        cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: Pool::new(Threads { network: 1, executors: 1 }),
     })

@@ -1,5 +1,7 @@
 //! What clients see of the HTTP routes, through the router of a data port.
 
+use std::sync::atomic::AtomicBool;
+
 use axum::http::HeaderMap;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -57,8 +59,7 @@ async fn the_server_says_who_it_is() {
 #[tokio::test]
 async fn health_is_a_status_for_some_clients_and_a_body_for_others() {
     for ready in [true, false] {
-        let api = fixture::api();
-        api.ready.store(ready, std::sync::atomic::Ordering::Relaxed);
+        let api = Api { ready: Arc::new(AtomicBool::new(ready)), ..fixture::api() };
         let live = ask(api.clone(), "GET", "/v2/health/live", "").await;
         assert_eq!((live.status, live.json()), (200, json!({ "live": true, "ready": ready })));
         let answered = ask(api, "GET", "/v2/health/ready", "").await;

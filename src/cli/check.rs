@@ -1,4 +1,4 @@
-//! `onnxd check`.
+//! `onnxd check`: a configuration and its repository, tried without serving.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `onnxd explain MODEL`.
+//! `onnxd explain MODEL`: how a model would be served, and why.
 
 use std::process::ExitCode;
 

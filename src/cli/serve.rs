@@ -1,4 +1,4 @@
-//! `onnxd serve`.
+//! `onnxd serve`: the server itself.
 
 use std::process::ExitCode;
 

@@ -184,7 +184,9 @@ impl<'a> Scan<'a> {
         while let Some((field, value)) = fields.next()? {
             match field {
                 1 => self.initializer(value.bytes(), io)?,
-                2 => drop(self.tensor(value.bytes(), false)?),
+                2 => {
+                    self.tensor(value.bytes(), false)?;
+                }
                 _ => {}
             }
         }

@@ -122,7 +122,9 @@ impl Data<'_> {
             Datatype::Bf16 => self.fixed::<2, Bf16>(cursor),
             Datatype::Bytes => {
                 let limit = check::elements(self.name, self.dims)?;
-                let out = Vec::with_capacity(limit.min(most_elements(cursor)).saturating_mul(8));
+                // A guess that the text bounds; escapes and short strings may make it grow.
+                let rest = cursor.bytes().len() - cursor.at();
+                let out = Vec::with_capacity(limit.saturating_mul(16).min(rest));
                 let mut sink = Strings { out, len: 0, limit };
                 self.value(cursor, &mut sink, limit)?;
                 Ok(Bytes::from(sink.out))
@@ -172,7 +174,7 @@ impl Data<'_> {
     }
 
     /// The elements of one array, behind its bracket, and the bracket that closes it.
-    #[inline]
+    #[inline(never)]
     fn row<S: Sink>(&self, cursor: &mut Cursor<'_>, sink: &mut S) -> Result<(), Error> {
         if cursor.take(b']') {
             return Ok(());

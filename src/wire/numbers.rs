@@ -1,7 +1,7 @@
 //! The numbers of JSON text: a scanner, and exact conversions to integers and floats.
 //!
-//! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a decimal
-//! too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is always exact.
+//! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a
+//! decimal too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is exact.
 
 use half::{bf16, f16};
 
@@ -171,23 +171,25 @@ fn power_of_ten(exponent: i64) -> Option<f64> {
 
 /// The nearest f32 of a scanned number; `text` is its text. Infinite where it overflows.
 ///
-/// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of mantissa,
-/// power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that near, which
-/// the bits that are cut off show; for subnormal results they would be others, so those go the exact way as well.
+/// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of
+/// mantissa, power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that
+/// near, which the bits that are cut off show; for subnormal results they would be others, so those go the exact way
+/// as well.
 #[inline(always)]
 pub fn to_f32(number: &Number, text: &[u8]) -> f32 {
     const CUT: u64 = (1 << 29) - 1;
     const MIDPOINT: u64 = 1 << 28;
     const MARGIN: u64 = 8;
-    if number.exact && number.mantissa >> 63 == 0 {
-        if let Some(power) = power_of_ten(number.exponent) {
-            let product = (number.mantissa as i64) as f64 * power;
-            let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
-            let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
-            if (beside && normal) || number.mantissa == 0 {
-                let value = product as f32;
-                return if number.negative { -value } else { value };
-            }
+    if number.exact
+        && number.mantissa >> 63 == 0
+        && let Some(power) = power_of_ten(number.exponent)
+    {
+        let product = (number.mantissa as i64) as f64 * power;
+        let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
+        let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
+        if (beside && normal) || number.mantissa == 0 {
+            let value = product as f32;
+            return if number.negative { -value } else { value };
         }
     }
     slow_f32(text)
@@ -204,12 +206,14 @@ fn slow_f32(text: &[u8]) -> f32 {
 #[inline(always)]
 pub fn to_f64(number: &Number, text: &[u8]) -> f64 {
     // Both factors exact, so that one rounding, that of the operation, is all there is.
-    if number.exact && number.mantissa <= 1 << 53 && number.exponent.unsigned_abs() <= 22 {
-        if let Some(power) = power_of_ten(number.exponent.abs()) {
-            let mantissa = (number.mantissa as i64) as f64;
-            let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
-            return if number.negative { -value } else { value };
-        }
+    if number.exact
+        && number.mantissa <= 1 << 53
+        && number.exponent.unsigned_abs() <= 22
+        && let Some(power) = power_of_ten(number.exponent.abs())
+    {
+        let mantissa = (number.mantissa as i64) as f64;
+        let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
+        return if number.negative { -value } else { value };
     }
     fast_float2::parse(text).unwrap_or(f64::INFINITY)
 }

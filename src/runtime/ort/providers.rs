@@ -43,16 +43,12 @@ pub fn configure(
 ) -> Result<Configured, String> {
     let (mut names, mut warnings) = (Vec::new(), Vec::new());
     for provider in options.providers.iter().filter(|p| !cpu_only && p.name != Provider::Cpu) {
-        match add(library, builder, provider) {
-            Ok((added, name)) => {
-                builder = added;
-                names.push(name.to_owned());
-            }
-            Err((_, reason)) if !options.fallback => return Err(refused(provider, &reason)),
-            Err((unchanged, reason)) => {
-                builder = unchanged;
-                warnings.push(format!("{}; left out", refused(provider, &reason)));
-            }
+        let added = add(library, builder, provider);
+        builder = added.0;
+        match added.1 {
+            Ok(name) => names.push(name.to_owned()),
+            Err(reason) if !options.fallback => return Err(refused(provider, &reason)),
+            Err(reason) => warnings.push(format!("{}; left out", refused(provider, &reason))),
         }
     }
     if let Some(arena) = options.arena {
@@ -73,28 +69,29 @@ fn refused(provider: &ProviderOptions, reason: &str) -> String {
     format!("provider {}: {}", provider.name, reason.trim().trim_end_matches('.'))
 }
 
-type Added = Result<(SessionBuilder, &'static str), (SessionBuilder, String)>;
+/// The builder, unchanged where the provider was not added; the provider's name, or why it was not added.
+type Added = (SessionBuilder, Result<&'static str, String>);
 
 fn add(library: &Library, builder: SessionBuilder, provider: &ProviderOptions) -> Added {
     let device = i32::try_from(provider.device_id).unwrap_or(i32::MAX);
     match provider.name {
-        Provider::Cpu => Ok((builder, CPU_NAME)),
+        Provider::Cpu => (builder, Ok(CPU_NAME)),
         Provider::Cuda => {
             if !library.has(c"CUDAExecutionProvider") {
-                return Err((builder, absent(library, "CUDA", "onnxruntime-gpu")));
+                return (builder, Err(absent(library, "CUDA", "onnxruntime-gpu")));
             }
             let cuda = with(CUDA::default().with_device_id(device), provider).build();
             built_in(builder, cuda, "CUDAExecutionProvider")
         }
         Provider::TensorRt => {
             if !library.has(c"TensorrtExecutionProvider") {
-                return Err((builder, absent(library, "TensorRT", "onnxruntime-gpu")));
+                return (builder, Err(absent(library, "TensorRT", "onnxruntime-gpu")));
             }
             let mut trt = TensorRT::default().with_device_id(device);
             if let Some(folder) = &provider.engine_cache_dir {
                 let folder = folder.display().to_string();
                 if let Err(e) = std::fs::create_dir_all(&folder) {
-                    return Err((builder, format!("its engine_cache_dir {folder}: {e}")));
+                    return (builder, Err(format!("its engine_cache_dir {folder}: {e}")));
                 }
                 trt = trt.with_engine_cache(true).with_engine_cache_path(folder);
             }
@@ -105,7 +102,7 @@ fn add(library: &Library, builder: SessionBuilder, provider: &ProviderOptions) -
             if !library.has(c"OpenVINOExecutionProvider") {
                 let mut reason = absent(library, "OpenVINO", "onnxruntime-openvino");
                 reason.push_str(", or give the plug-in of onnxruntime-ep-openvino by `library`");
-                return Err((builder, reason));
+                return (builder, Err(reason));
             }
             built_in(builder, with(OpenVINO::default(), provider).build(), OPENVINO_NAME)
         }
@@ -127,26 +124,26 @@ fn with<P: ArbitrarilyConfigurableExecutionProvider>(mut ep: P, provider: &Provi
 fn built_in(builder: SessionBuilder, ep: ExecutionProviderDispatch, name: &'static str) -> Added {
     // Without this an absent provider is replaced by the CPU without a word.
     match builder.with_execution_providers([ep.error_on_failure()]) {
-        Ok(builder) => Ok((builder, name)),
+        Ok(builder) => (builder, Ok(name)),
         Err(e) => {
             let reason = e.to_string();
-            Err((e.recover(), reason))
+            (e.recover(), Err(reason))
         }
     }
 }
 
 /// OpenVINO as a plug-in: its library registered, its devices named.
 fn plug_in(library: &Library, builder: SessionBuilder, provider: &ProviderOptions) -> Added {
-    let Some(path) = &provider.library else { return Err((builder, "no library".to_owned())) };
+    let Some(path) = &provider.library else { return (builder, Err("no library".to_owned())) };
     if let Err(reason) = library.register(OPENVINO_NAME, path) {
-        return Err((builder, reason));
+        return (builder, Err(reason));
     }
     let wanted = provider.options.get("device_type").map_or("CPU", String::as_str);
     let kind = match wanted.to_ascii_uppercase().as_str() {
         "CPU" => DeviceType::CPU,
         "GPU" => DeviceType::GPU,
         "NPU" => DeviceType::NPU,
-        _ => return Err((builder, format!("device_type must be CPU, GPU or NPU, got {wanted}"))),
+        _ => return (builder, Err(format!("device_type must be CPU, GPU or NPU, got {wanted}"))),
     };
     let devices = || {
         let all = library.environment.devices();
@@ -161,7 +158,7 @@ fn plug_in(library: &Library, builder: SessionBuilder, provider: &ProviderOption
             .map(|d| format!("{} {:?}", d.ep().unwrap_or("?"), d.hardware_device().ty()))
             .collect();
         let offered = offered.join(", ");
-        return Err((builder, format!("it offers no {wanted} here; devices are {offered}")));
+        return (builder, Err(format!("it offers no {wanted} here; devices are {offered}")));
     }
     let options: Vec<(String, String)> = provider
         .options
@@ -170,10 +167,10 @@ fn plug_in(library: &Library, builder: SessionBuilder, provider: &ProviderOption
         .map(|(key, value)| (format!("{OPENVINO_NAME}.{key}"), value.clone()))
         .collect();
     match builder.with_devices(devices(), Some(&options)) {
-        Ok(builder) => Ok((builder, OPENVINO_NAME)),
+        Ok(builder) => (builder, Ok(OPENVINO_NAME)),
         Err(e) => {
             let reason = e.to_string();
-            Err((e.recover(), reason))
+            (e.recover(), Err(reason))
         }
     }
 }

@@ -1,1 +1,10 @@
-//! Tests of the codecs.
+//! Tests of the codecs: literal bodies, properties, and everything a hostile peer can send.
+
+mod binary;
+mod grpc;
+mod grpc_contents;
+mod json;
+mod json_data;
+mod numbers;
+mod proto;
+mod sample;

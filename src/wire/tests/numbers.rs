@@ -1,0 +1,203 @@
+//! Tests of the numbers: the same bits as the standard library's parser, for every float.
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use crate::wire::numbers::{integer, scan, to_bf16, to_f16, to_f32, to_f64};
+
+/// The text as our numbers read it, in the middle of other text and at its end.
+fn both(text: &str) -> (f32, f64) {
+    let end = scan(text.as_bytes(), 0).unwrap();
+    assert_eq!(end.end, text.len(), "{text}");
+    let padded = format!("[{text},0.12345678]");
+    let middle = scan(padded.as_bytes(), 1).unwrap();
+    assert_eq!(middle.end, text.len() + 1, "{text}");
+    let value = to_f64(&middle, text.as_bytes());
+    assert_eq!(to_f64(&end, text.as_bytes()).to_bits(), value.to_bits());
+    (to_f32(&middle, text.as_bytes()), value)
+}
+
+#[track_caller]
+fn same(text: &str) {
+    let (short, long) = both(text);
+    assert_eq!(short.to_bits(), text.parse::<f32>().unwrap().to_bits(), "{text} as f32");
+    assert_eq!(long.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text} as f64");
+}
+
+#[test]
+fn the_usual_and_the_extreme() {
+    for text in [
+        "0",
+        "-0",
+        "0.0",
+        "-0.0e5",
+        "1",
+        "-1",
+        "10",
+        "0.1",
+        "0.3333333333333333",
+        "3.141592653589793",
+        "1e0",
+        "1E+2",
+        "1e-2",
+        "16777217",
+        "16777216.999999999",
+        "16777217.0000000001",
+        "33554435",
+        "9007199254740993",
+        "9007199254740992.9999",
+        "123456789012345678",
+        "1234567890123456789",
+        "12345678901234567890",
+        "18446744073709551616",
+        "0.12345678955316544",
+        "0.1234567890123456789012345",
+        "0.000000000000000000000000123456789",
+        "1.401298464324817e-45",
+        "7.006492321624085e-46",
+        "7.006492321624086e-46",
+        "1.1754943508222875e-38",
+        "1.1754942807573643e-38",
+        "1.17549429e-38",
+        "3.4028234663852886e+38",
+        "3.4028235677973362e38",
+        "3.4028235677973366e38",
+        "3.4028235677973367e38",
+        "3.5e38",
+        "2.2250738585072011e-308",
+        "2.2250738585072014e-308",
+        "4.9e-324",
+        "2.4e-324",
+        "1.7976931348623157e308",
+        "1.7976931348623159e308",
+        "1e308",
+        "1e309",
+        "1e-999",
+        "0e999",
+        "1e22",
+        "1e23",
+        "8.5e22",
+        "9223372036854775807",
+        "9223372036854775808",
+        "9223372036854775808e-20",
+        "1e99999999999999999999",
+        "1e-99999999999999999999",
+        "0e-99999999999999999999",
+        "1000000000000000000000000000000000000000000e-42",
+    ] {
+        same(text);
+    }
+    same(&format!("1{}", "0".repeat(400)));
+    same(&format!("0.{}1", "0".repeat(400)));
+    same(&format!("0.{}1e400", "0".repeat(399)));
+    same(&"1234567890".repeat(200));
+}
+
+#[test]
+fn refuses_what_json_does_not_call_a_number() {
+    for text in [
+        "", "-", "+1", ".5", "-.5", "1.", "1.e5", "1e", "1e+", "01", "-01", "00", "NaN", "inf",
+        "e5", "0x10x",
+    ] {
+        let read = scan(text.as_bytes(), 0);
+        assert!(read.is_none_or(|n| n.end < text.len()), "{text}");
+    }
+}
+
+#[test]
+fn integers_are_exact_to_the_last_bit() {
+    for value in
+        [0, 1, 9, 10, 99_999_999, 100_000_000, 9_999_999_999_999_999_999, u64::MAX - 1, u64::MAX]
+    {
+        let text = value.to_string();
+        assert_eq!(integer(text.as_bytes(), 0), Some((false, value, text.len())));
+        let text = format!("-{value},12345678");
+        assert_eq!(integer(text.as_bytes(), 0), Some((true, value, text.len() - 9)));
+    }
+    for text in [
+        "18446744073709551616",
+        "99999999999999999999",
+        "100000000000000000000",
+        "1.0",
+        "1e5",
+        "",
+        "-",
+    ] {
+        assert_eq!(integer(text.as_bytes(), 0), None, "{text}");
+    }
+}
+
+/// Every FP16, every middle between two of them, and the nearest f64 on either side of it.
+#[test]
+fn fp16_rounds_to_nearest_even() {
+    for bits in 0..0x7bff_u16 {
+        let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
+        let middle = (low.to_f64() + high.to_f64()) / 2.0;
+        let even = if bits & 1 == 0 { low } else { high };
+        assert_eq!(to_f16(low.to_f64()), low);
+        assert_eq!(to_f16(middle).to_bits(), even.to_bits(), "{middle}");
+        assert_eq!(to_f16(middle.next_down()), low, "below {middle}");
+        assert_eq!(to_f16(middle.next_up()), high, "above {middle}");
+        assert_eq!(to_f16(-middle.next_up()), -high, "above {middle}");
+    }
+    assert_eq!(to_f16(65520.0), f16::INFINITY);
+    assert_eq!(to_f16(65519.99999999999), f16::MAX);
+    assert_eq!(to_f16(1e300), f16::INFINITY);
+    assert!(to_f16(f64::NAN).is_nan());
+}
+
+#[test]
+fn bf16_rounds_to_nearest_even() {
+    for bits in 0..0x7f7f_u16 {
+        let (low, high) = (bf16::from_bits(bits), bf16::from_bits(bits + 1));
+        let middle = (low.to_f64() + high.to_f64()) / 2.0;
+        let even = if bits & 1 == 0 { low } else { high };
+        assert_eq!(to_bf16(middle).to_bits(), even.to_bits(), "{middle}");
+        assert_eq!(to_bf16(middle.next_down()), low, "below {middle}");
+        assert_eq!(to_bf16(middle.next_up()), high, "above {middle}");
+    }
+    assert_eq!(to_bf16(-1e39), bf16::NEG_INFINITY);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn agrees_on_shortest_texts(bits in any::<u64>()) {
+        let long = f64::from_bits(bits);
+        let short = f32::from_bits(bits as u32);
+        for text in [format!("{long}"), format!("{long:e}"), format!("{short}"), format!("{short:e}"), format!("{}", f64::from(short))] {
+            if text.parse::<f64>().unwrap().is_finite() && !text.contains("inf") {
+                same(&text);
+            }
+        }
+    }
+
+    /// What Python writes of numbers between 0 and 1: up to 17 digits.
+    #[test]
+    fn agrees_on_usual_numbers(value in -1.0..1.0f64, digits in 0usize..20) {
+        same(&format!("{value}"));
+        same(&format!("{value:.digits$}"));
+    }
+
+    #[test]
+    fn agrees_on_any_decimal(text in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?") {
+        same(&text);
+    }
+
+    /// Around the middle of two f32s, where a rounding too many shows.
+    #[test]
+    fn agrees_next_to_midpoints(bits in 0u32..0x7f7f_ffff, digits in 8usize..22, nudge in -3i64..4) {
+        let low = f64::from(f32::from_bits(bits));
+        let high = f64::from(f32::from_bits(bits + 1));
+        let middle = (low + high) / 2.0;
+        let near = f64::from_bits((middle.to_bits() as i64 + nudge) as u64);
+        same(&format!("{middle:e}"));
+        same(&format!("{near:e}"));
+        same(&format!("{near:.digits$e}"));
+        if (1e-5..1e18).contains(&near) {
+            same(&format!("{near}"));
+            same(&format!("{near:.digits$}"));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The messages of the protocol as prost reads and writes them: what our codec is held against.
+
+use std::collections::HashMap;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelInferRequest {
+    #[prost(string, tag = "1")]
+    pub model_name: String,
+    #[prost(string, tag = "2")]
+    pub model_version: String,
+    #[prost(string, tag = "3")]
+    pub id: String,
+    #[prost(map = "string, message", tag = "4")]
+    pub parameters: HashMap<String, InferParameter>,
+    #[prost(message, repeated, tag = "5")]
+    pub inputs: Vec<InputTensor>,
+    #[prost(message, repeated, tag = "6")]
+    pub outputs: Vec<RequestedOutput>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pub raw_input_contents: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InputTensor {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub datatype: String,
+    #[prost(int64, repeated, tag = "3")]
+    pub shape: Vec<i64>,
+    #[prost(map = "string, message", tag = "4")]
+    pub parameters: HashMap<String, InferParameter>,
+    #[prost(message, optional, tag = "5")]
+    pub contents: Option<Contents>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RequestedOutput {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(map = "string, message", tag = "2")]
+    pub parameters: HashMap<String, InferParameter>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InferParameter {
+    #[prost(oneof = "Choice", tags = "1, 2, 3, 4, 5")]
+    pub choice: Option<Choice>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Choice {
+    #[prost(bool, tag = "1")]
+    Bool(bool),
+    #[prost(int64, tag = "2")]
+    Int64(i64),
+    #[prost(string, tag = "3")]
+    String(String),
+    #[prost(double, tag = "4")]
+    Double(f64),
+    #[prost(uint64, tag = "5")]
+    Uint64(u64),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Contents {
+    #[prost(bool, repeated, tag = "1")]
+    pub bools: Vec<bool>,
+    #[prost(int32, repeated, tag = "2")]
+    pub ints: Vec<i32>,
+    #[prost(int64, repeated, tag = "3")]
+    pub int64s: Vec<i64>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub uints: Vec<u32>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub uint64s: Vec<u64>,
+    #[prost(float, repeated, tag = "6")]
+    pub fp32s: Vec<f32>,
+    #[prost(double, repeated, tag = "7")]
+    pub fp64s: Vec<f64>,
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub bytes: Vec<Vec<u8>>,
+}
+
+/// The same numbers written one by one, as parsers must accept them too.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unpacked {
+    #[prost(bool, repeated, packed = "false", tag = "1")]
+    pub bools: Vec<bool>,
+    #[prost(int32, repeated, packed = "false", tag = "2")]
+    pub ints: Vec<i32>,
+    #[prost(float, repeated, packed = "false", tag = "6")]
+    pub fp32s: Vec<f32>,
+    #[prost(double, repeated, packed = "false", tag = "7")]
+    pub fp64s: Vec<f64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelInferResponse {
+    #[prost(string, tag = "1")]
+    pub model_name: String,
+    #[prost(string, tag = "2")]
+    pub model_version: String,
+    #[prost(string, tag = "3")]
+    pub id: String,
+    #[prost(map = "string, message", tag = "4")]
+    pub parameters: HashMap<String, InferParameter>,
+    #[prost(message, repeated, tag = "5")]
+    pub outputs: Vec<InputTensor>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub raw_output_contents: Vec<Vec<u8>>,
+}
+
+impl From<Choice> for InferParameter {
+    fn from(choice: Choice) -> InferParameter {
+        InferParameter { choice: Some(choice) }
+    }
+}
