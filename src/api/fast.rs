@@ -13,11 +13,11 @@ use super::{
     errors, grpc,
 };
 use crate::{
-    serving::engine::Engine,
-    telemetry::clock::now,
+    serving::{admission::Charge, engine::Engine},
+    telemetry::{clock::now, registry::registry},
     types::{
         error::{Code, Error},
-        request::InferResponse,
+        request::{InferRequest, InferResponse},
         text::Text,
         time::Tick,
     },
@@ -78,18 +78,32 @@ async fn grpc_answer(
     request: Request<Incoming>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
-    let timeout = request.headers().get("grpc-timeout");
-    let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
     let mut charge = front.engine.budget.charge();
-    let framed = body::read(request.into_body(), front.limits, &mut charge).await?;
-    let message = grpc_message(&framed)?;
-    let request = wire::grpc::decode_request(&message)?;
-    drop((framed, message));
+    let (request, timeout) =
+        grpc_request(front, request, &mut charge).await.inspect_err(count_refused)?;
     let response = front.engine.infer(request, received, timeout).await?;
     let chunks = wire::grpc::encode_response(&response, &mut BytesMut::new())?;
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     Ok(grpc_head(Body::chunks(chunks, Some(trailers))))
+}
+
+/// The request of a call, and what its transport says of the deadline.
+async fn grpc_request(
+    front: &Front,
+    request: Request<Incoming>,
+    charge: &mut Charge,
+) -> Result<(InferRequest, Option<Duration>), Error> {
+    let timeout = request.headers().get("grpc-timeout");
+    let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
+    let framed = body::read(request.into_body(), front.limits, charge).await?;
+    let request = wire::grpc::decode_request(&grpc_message(&framed)?)?;
+    Ok((request, timeout))
+}
+
+/// Counts a request that reached no version; the engine counts those it sees.
+fn count_refused(error: &Error) {
+    registry().refused(error.code);
 }
 
 /// The one message of a unary call: a flag byte, a length, the message.
@@ -158,19 +172,29 @@ async fn http_infer(
     target: Target,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
+    let mut charge = front.engine.budget.charge();
+    let (mut request, timeout) =
+        http_request(front, request, &mut charge).await.inspect_err(count_refused)?;
+    request.model = target.model;
+    request.version = target.version;
+    let response = front.engine.infer(request, received, timeout).await?;
+    http_answer(&response)
+}
+
+/// The request of a body in either form, and what its headers say of the deadline.
+async fn http_request(
+    front: &Front,
+    request: Request<Incoming>,
+    charge: &mut Charge,
+) -> Result<(InferRequest, Option<Duration>), Error> {
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
-    let mut charge = front.engine.budget.charge();
-    let bytes = body::read(body, front.limits, &mut charge).await?;
-    let mut request = match form.json_length {
+    let bytes = body::read(body, front.limits, charge).await?;
+    let request = match form.json_length {
         None => wire::json::decode_request(&bytes)?,
         Some(length) => wire::binary::decode_request(&bytes, length)?,
     };
-    drop(bytes);
-    request.model = target.model;
-    request.version = target.version;
-    let response = front.engine.infer(request, received, form.timeout).await?;
-    http_answer(&response)
+    Ok((request, form.timeout))
 }
 
 /// What the headers say about how to read the request.

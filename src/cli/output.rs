@@ -101,7 +101,9 @@ fn is_table(items: &[Value]) -> bool {
     !items.is_empty() && items.iter().all(flat)
 }
 
-/// The columns are the keys in the order in which they first come.
+/// Columns that identify a row come first, in this order.
+const LEADING: [&str; 4] = ["option", "model", "version", "rows"];
+
 fn write_table(items: &[Value], pad: &str, out: &mut String) {
     let mut columns: Vec<&String> = Vec::new();
     for key in items.iter().filter_map(Value::as_object).flat_map(Map::keys) {
@@ -109,6 +111,7 @@ fn write_table(items: &[Value], pad: &str, out: &mut String) {
             columns.push(key);
         }
     }
+    columns.sort_by_key(|c| LEADING.iter().position(|l| l == c).unwrap_or(LEADING.len()));
     let mut rows: Vec<Vec<String>> = vec![columns.iter().map(|c| c.replace('_', " ")).collect()];
     rows.extend(items.iter().map(|item| {
         columns.iter().map(|c| item.get(*c).and_then(scalar).unwrap_or_default()).collect()
@@ -134,7 +137,7 @@ mod tests {
             "model": "iris",
             "can_batch": true,
             "shape": [1, null, "x"],
-            "runs": [{"rows": 1, "us": 12.5}, {"rows": 16, "us": 3}],
+            "runs": [{"rows": 1, "per_row": 12.5}, {"rows": 16, "per_row": 3}],
             "notes": {"why": "a\nb\u{1b}[2J", "none": {}},
         });
         let expected = "\
@@ -144,7 +147,7 @@ notes:
   none: -
   why: a\u{fffd}b\u{fffd}[2J
 runs:
-  rows  us
+  rows  per row
   1     12.5
   16    3
 shape: [1, -, x]

@@ -23,7 +23,7 @@ use super::{
     store::Repository,
     table::{Model, SharedTable, State, Table, Version},
 };
-use crate::batcher::pool::Pool;
+use crate::{batcher::pool::Pool, telemetry::registry::registry};
 
 /// Between two publications while much is loading: each costs in proportion to the number of models, and a thousand
 /// small ones load within a second.
@@ -207,7 +207,9 @@ impl Keeper {
                 tracing::error!(model = &*entry.name, reason = problem, "the model cannot serve");
             }
             self.queue.extend(entry.advance());
-            self.rows.insert(entry.name.clone(), entry.row());
+            let row = entry.row();
+            count(&row);
+            self.rows.insert(entry.name.clone(), row);
         }
         self.publish();
     }
@@ -257,10 +259,14 @@ impl Keeper {
     fn take(&mut self, report: Report) {
         self.under_way -= 1;
         announce(&report);
-        let Some(entry) = self.entries.get_mut(&*report.job.model) else { return };
-        entry.opened(report.job.number, report.result);
+        let Report { job, result, took } = report;
+        registry().set_load_time(&job.model, &job.number.to_string(), took);
+        let Some(entry) = self.entries.get_mut(&*job.model) else { return };
+        entry.opened(job.number, result);
         self.queue.extend(entry.advance());
-        self.rows.insert(entry.name.clone(), entry.row());
+        let row = entry.row();
+        count(&row);
+        self.rows.insert(entry.name.clone(), row);
         self.dirty = true;
     }
 
@@ -278,6 +284,16 @@ impl Keeper {
             *self.initial.settled.lock() = true;
             self.initial.changed.notify_all();
         }
+    }
+}
+
+/// Puts a model's states on the metrics page; one that fails as a whole has no version there.
+fn count(row: &Model) {
+    for (number, state) in &row.versions {
+        registry().set_model_state(&row.name, &number.to_string(), state.label());
+    }
+    if row.failed.is_some() && row.versions.is_empty() {
+        registry().set_model_state(&row.name, "", "failed");
     }
 }
 

@@ -58,6 +58,18 @@ impl State {
         }
     }
 
+    /// The value of the metrics' `state` label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            State::Loading => "loading",
+            State::Warming => "warming",
+            State::Ready(_) => "ready",
+            State::Draining => "draining",
+            State::Unloaded(_) => "unloaded",
+            State::Failed(_) => "failed",
+        }
+    }
+
     /// Why it does not serve; empty where it does.
     pub fn reason(&self) -> &str {
         match self {

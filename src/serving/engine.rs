@@ -19,7 +19,7 @@ use crate::{
         served::Request,
     },
     repository::table::{SharedTable, Version},
-    telemetry::{clock::now, stats::Spans},
+    telemetry::{clock::now, registry::registry, stats::Spans},
     types::{
         error::{Code, Error},
         request::{InferRequest, InferResponse, OutputTensor},
@@ -67,8 +67,10 @@ impl Engine {
         received: Tick,
         timeout: Option<Duration>,
     ) -> Result<InferResponse, Error> {
-        let version = self.table.load().resolve(&request.model, &request.version)?;
-        let mut passage = self.admit(&version, received)?;
+        let refused = |error: &Error| registry().refused(error.code);
+        let version = self.table.load().resolve(&request.model, &request.version);
+        let version = version.inspect_err(refused)?;
+        let mut passage = self.admit(&version, received).inspect_err(refused)?;
         let answer = self.run(&version, request, received, timeout).await;
         passage.finish(answer.as_ref().map(|(_, rows, spent)| (*rows, *spent)));
         answer.map(|(response, ..)| response)

@@ -120,12 +120,6 @@ pub const CONNECTIONS: Metric = counter(
 );
 pub const CONNECTIONS_OPEN: Metric =
     gauge("onnxd_connections_open", "connections", LISTENER, "Connections open now.");
-pub const CONNECTIONS_REFUSED: Metric = counter(
-    "onnxd_connections_refused_total",
-    "connections",
-    LISTENER,
-    "Connections closed at once because as many as allowed were open.",
-);
 pub const LOG_DROPPED: Metric = counter(
     "onnxd_log_lines_dropped_total",
     "lines",
@@ -158,7 +152,7 @@ pub const START_TIME: Metric = gauge(
 );
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 23] = [
+pub const ALL: [&Metric; 22] = [
     &REQUESTS,
     &ROWS,
     &REQUEST_SECONDS,
@@ -172,7 +166,6 @@ pub const ALL: [&Metric; 23] = [
     &REFUSED,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
-    &CONNECTIONS_REFUSED,
     &LOG_DROPPED,
     &BUILD_INFO,
     &CPU_SECONDS,

@@ -106,18 +106,15 @@ fn server(page: &mut Page, registry: &Registry) {
     for code in Code::ALL {
         page.sample(names::REFUSED.name, &[("code", code.label())], registry.refused_total(code));
     }
-    for metric in [&names::CONNECTIONS, &names::CONNECTIONS_OPEN, &names::CONNECTIONS_REFUSED] {
-        page.family(metric);
-        for listener in Listener::ALL {
-            let connections = registry.connections(listener);
-            let number = match metric.name {
-                name if name == names::CONNECTIONS.name => &connections.accepted,
-                name if name == names::CONNECTIONS_OPEN.name => &connections.open,
-                _ => &connections.refused,
-            };
-            let labels = [("listener", listener.label())];
-            page.sample(metric.name, &labels, number.load(Ordering::Relaxed));
-        }
+    page.family(&names::CONNECTIONS);
+    for listener in Listener::ALL {
+        let accepted = registry.connections(listener).accepted.load(Ordering::Relaxed);
+        page.sample(names::CONNECTIONS.name, &[("listener", listener.label())], accepted);
+    }
+    page.family(&names::CONNECTIONS_OPEN);
+    for listener in Listener::ALL {
+        let open = registry.connections(listener).open.load(Ordering::Relaxed);
+        page.sample(names::CONNECTIONS_OPEN.name, &[("listener", listener.label())], open);
     }
     page.family(&names::LOG_DROPPED);
     page.sample(names::LOG_DROPPED.name, &[], registry.log_dropped_total());

@@ -67,7 +67,6 @@ pub struct ModelRow {
 pub struct Connections {
     pub accepted: AtomicU64,
     pub open: AtomicU64,
-    pub refused: AtomicU64,
 }
 
 /// Counts a connection as open while it lives.
@@ -114,11 +113,6 @@ impl Registry {
         connections.accepted.fetch_add(1, Ordering::Relaxed);
         connections.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection(connections)
-    }
-
-    /// A connection was closed at once, since as many as allowed are open.
-    pub fn connection_refused(&self, listener: Listener) {
-        self.connections[listener as usize].refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request failed before it reached a version.
