@@ -76,13 +76,16 @@ pub fn sources() -> Vec<Source> {
         })
         .collect();
     let tests = test_files(&sources);
-    for source in
-        sources.iter_mut().filter(|s| tests.contains(&s.path) || !s.path.starts_with("src/"))
-    {
+    for source in sources.iter_mut().filter(|s| is_test(&tests, &s.path)) {
         source.live.clear();
     }
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     sources
+}
+
+fn is_test(tests: &BTreeSet<String>, path: &str) -> bool {
+    let inside = tests.iter().any(|t| t.ends_with('/') && path.starts_with(t.as_str()));
+    !path.starts_with("src/") || inside || tests.contains(path)
 }
 
 /// Blanks comments and the insides of strings and character literals, line by line in place.
@@ -224,7 +227,7 @@ fn without_tests(code: &str) -> String {
     live
 }
 
-/// Files declared as `#[cfg(test)] mod name;`.
+/// Files declared as `#[cfg(test)] mod name;`, and the folders (with a slash at the end) of what they declare in turn.
 fn test_files(sources: &[Source]) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
     for source in sources {
@@ -241,8 +244,10 @@ fn test_files(sources: &[Source]) -> BTreeSet<String> {
             if let Some(path) = named.split("path = \"").nth(1).and_then(|p| p.split('"').next()) {
                 files.insert(format!("{dir}/{path}"));
             }
-            files.insert(format!("{dir}/{name}.rs"));
-            files.insert(format!("{dir}/{stem}/{name}.rs"));
+            for at in [format!("{dir}/{name}"), format!("{dir}/{stem}/{name}")] {
+                files.insert(format!("{at}.rs"));
+                files.insert(format!("{at}/"));
+            }
         }
     }
     files
