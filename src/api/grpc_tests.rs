@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 
 use axum::http::{Request as HttpRequest, header};
 use http_body_util::BodyExt;
-
 use smallvec::SmallVec;
 
 use super::*;

@@ -68,23 +68,25 @@ impl Backends {
     fn choose(&self, choice: BackendChoice) -> Result<(&Arc<dyn Backend>, String), String> {
         let tract = || self.tract.as_ref().ok_or("tract is not built in");
         match (choice, &self.ort) {
-            (BackendChoice::Ort, Ok(ort)) => {
-                Ok((ort, "model.yaml or the defaults ask for it".into()))
-            }
-            (BackendChoice::Ort, Err(why)) => Err(format!("backend ort is asked for, but {why}")),
-            (BackendChoice::Tract, _) => {
-                Ok((tract().map_err(String::from)?, "model.yaml or the defaults ask for it".into()))
-            }
+            (BackendChoice::Ort, Ok(ort)) => Ok((ort, AS_SET.into())),
+            (BackendChoice::Ort, Err(_)) => Err(format!("backend ort is set, but {NO_ORT}")),
+            (BackendChoice::Tract, _) => Ok((tract()?, AS_SET.into())),
             (BackendChoice::Auto, Ok(ort)) => {
                 Ok((ort, format!("auto: {} is present", ort.describe())))
             }
             (BackendChoice::Auto, Err(why)) => {
-                let tract = tract().map_err(|e| format!("there is no runtime: {why}; {e}"))?;
+                let tract = tract().map_err(|e| format!("{e}, and {NO_ORT}"))?;
                 Ok((tract, format!("auto: {why}")))
             }
         }
     }
 }
+
+const AS_SET: &str = "set in model.yaml or the defaults";
+
+/// For clients, who should not read where on this machine the library was looked for; the log of the start says that.
+const NO_ORT: &str = "ONNX Runtime could not be loaded at the start (the log says why, --onnxruntime-lib names its \
+                      library)";
 
 /// Whether sessions with these options start threads, which would inherit the priority of the one that opens them.
 pub fn starts_threads(options: &ModelOptions) -> bool {
@@ -315,10 +317,10 @@ fn read(repository: &Repository, file: &str) -> Result<(ModelSource, String), St
 
 /// A backend's error, with what it means where `auto` had to take tract.
 fn explained(backend: &Arc<dyn Backend>, error: &str, options: &ModelOptions) -> String {
-    let chosen = options.backend == BackendChoice::Auto && backend.name() == "tract";
-    let hint =
-        if chosen { " (backend auto took tract because ONNX Runtime is not there)" } else { "" };
-    format!("{error}{hint}")
+    match options.backend == BackendChoice::Auto && backend.name() == "tract" {
+        true => format!("{error}; backend auto took tract because {NO_ORT}"),
+        false => error.to_string(),
+    }
 }
 
 /// The signature with what model.yaml overrides.

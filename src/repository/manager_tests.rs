@@ -381,6 +381,7 @@ fn overrides_that_do_not_fit_the_graph_are_refused() {
     let why = |name: &str| current(&manager, name).unwrap_err();
     assert!(why("a").contains("there is no output 'z', the model has y"), "{}", why("a"));
     assert!(why("b").contains("'y' has 3 classes, the list 1"), "{}", why("b"));
-    assert!(why("c").contains("backend ort is asked for, but there is no ONNX Runtime"));
+    assert!(why("c").contains("backend ort is set, but ONNX Runtime could not be loaded"));
+    assert!(!why("c").contains("here"), "where it was looked for is for the log: {}", why("c"));
     assert_eq!(current(&manager, "d"), Ok(1));
 }

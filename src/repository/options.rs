@@ -532,6 +532,20 @@ mod tests {
     }
 
     #[test]
+    fn the_example_has_every_option_with_its_default() {
+        let text = include_str!("../../docs/model.example.yaml");
+        assert_eq!(read(text).unwrap(), ModelOptions::default());
+        let shown: Value = parse_yaml(text).unwrap();
+        let all = serde_json::to_value(ModelOptions::default()).unwrap();
+        for block in ["", "/session", "/batching"] {
+            let keys = |v: &Value| -> Vec<String> {
+                v.pointer(block).and_then(Value::as_object).unwrap().keys().cloned().collect()
+            };
+            assert_eq!(keys(&shown), keys(&all), "{block}");
+        }
+    }
+
+    #[test]
     fn load_reads_the_command_line_and_the_file() {
         assert_eq!("all".parse::<Load>().unwrap(), Load::All);
         assert_eq!("none".parse::<Load>().unwrap(), Load::None);

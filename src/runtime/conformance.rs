@@ -405,3 +405,55 @@ fn a_broken_bytes_tensor_never_reaches_the_runtime() {
         assert!(matches!(error, RunError::Invalid(_)), "{error:?}");
     }
 }
+
+#[test]
+fn unnamed_first_dimensions_are_one_batch() {
+    for backend in backends() {
+        let graph = GraphWriter::new()
+            .node("MatMul", &["x", "w"], &["y"])
+            .init_f32("w", &[2, 1], &[1.0, 10.0])
+            .input("x", Datatype::Fp32, &["unk__1", "2"])
+            .output("y", Datatype::Fp32, &["unk__2", "1"]);
+        let session = open(&*backend, &graph).unwrap();
+        assert!(session.signature().can_batch, "{:?}", session.signature());
+        for rows in [1, 3, 2] {
+            let x = floats(&[1.0, 2.0].repeat(rows as usize));
+            let outputs = run_one(&*session, Datatype::Fp32, &[rows, 2], &x).unwrap();
+            assert_eq!(read_floats(&outputs[0].data), vec![21.0; rows as usize]);
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_grows_or_shrinks_is_no_batch() {
+    for backend in backends() {
+        let graph = GraphWriter::new()
+            .node_with("", "Concat", &["x", "x"], &["y"], &[Attr::Int("axis", 0)])
+            .input("x", Datatype::Fp32, &["N", "2"])
+            .output("y", Datatype::Fp32, &["?", "2"]);
+        let session = open(&*backend, &graph).unwrap();
+        assert!(!session.signature().can_batch, "{}", backend.name());
+    }
+}
+
+#[test]
+fn a_missing_locale_comes_with_advice() {
+    let Some(backend) = ort() else { return };
+    let graph = GraphWriter::new()
+        .node_with(
+            "",
+            "StringNormalizer",
+            &["x"],
+            &["y"],
+            &[Attr::Text("case_change_action", "LOWER")],
+        )
+        .input("x", Datatype::Bytes, &["N"])
+        .output("y", Datatype::Bytes, &["?"]);
+    match open(&*backend, &graph) {
+        Ok(session) => {
+            let outputs = run_one(&*session, Datatype::Bytes, &[1], &framed(&[b"ABC"])).unwrap();
+            assert_eq!(outputs[0].data, framed(&[b"abc"]));
+        }
+        Err(e) => assert!(e.contains("locale-gen"), "{e}"),
+    }
+}

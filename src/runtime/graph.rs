@@ -345,13 +345,18 @@ fn shape(message: &[u8]) -> Result<Vec<Dim>, String> {
             match part {
                 // Some exporters write -1 for a dynamic dimension.
                 1 if value.int() >= 0 => dim = Dim::Fixed(value.int()),
-                2 if !value.bytes().is_empty() => dim = Dim::Symbol(value.text()?.into()),
+                2 => dim = symbol(value.text()?),
                 _ => {}
             }
         }
         dims.push(dim);
     }
     Ok(dims)
+}
+
+/// A dynamic dimension by its name. `unk__12` is how tf2onnx numbers those that have none, each differently.
+pub fn symbol(name: &str) -> Dim {
+    if name.is_empty() || name.starts_with("unk__") { Dim::Any } else { Dim::Symbol(name.into()) }
 }
 
 /// The protocol's datatype of an ONNX element type, or that type's name.

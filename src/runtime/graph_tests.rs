@@ -42,11 +42,11 @@ fn every_datatype_and_every_kind_of_dimension() {
     for datatype in Datatype::ALL {
         let graph = GraphWriter::new()
             .node("Identity", &["x"], &["y"])
-            .input("x", datatype, &["?", "-1", "0"])
+            .input("x", datatype, &["?", "-1", "0", "unk__7"])
             .output_unranked("y", datatype);
         let graph = parse(&graph);
         assert_eq!(graph.inputs[0].datatype, datatype);
-        assert_eq!(graph.inputs[0].dims, Some(vec![Dim::Any, Dim::Any, Dim::Fixed(0)]));
+        assert_eq!(graph.inputs[0].dims, Some(vec![Dim::Any, Dim::Any, Dim::Fixed(0), Dim::Any]));
         assert_eq!(graph.outputs[0].dims, None);
     }
 }

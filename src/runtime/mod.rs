@@ -1,5 +1,6 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
+pub mod built_in;
 #[cfg(test)]
 mod conformance;
 pub mod echo;
@@ -9,6 +10,9 @@ pub mod onnx_writer;
 mod ops;
 pub mod options;
 #[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(not(feature = "ort"))]
+#[path = "no_ort.rs"]
 pub mod ort;
 pub mod probe;
 mod protobuf;

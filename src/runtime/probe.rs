@@ -14,6 +14,10 @@ use crate::types::{
 
 /// What the timed runs may take together.
 const BUDGET: Duration = Duration::from_millis(150);
+/// What the timed runs of one size may take, so that slower models are still tried with a few sizes.
+const SHARE: Duration = Duration::from_millis(15);
+/// A first run that takes longer counts: what it allocates is little beside that.
+const LONG: Duration = Duration::from_millis(30);
 /// Larger batches are not tried once a run takes longer.
 const SLOW: Duration = Duration::from_millis(100);
 /// Nor is it checked whether rows keep apart, once a single run takes longer.
@@ -123,15 +127,16 @@ fn time(
 ) -> Result<Duration, String> {
     let inputs = generate(session.signature(), length, 0..rows)?;
     let mut took = Vec::with_capacity(RUNS);
-    // One that does not count: it allocates.
+    let size = Instant::now();
+    // The first does not count: it allocates.
     for i in 0..=RUNS {
         let begin = Instant::now();
         run_with(session, &inputs)?;
         let elapsed = begin.elapsed();
-        if i > 0 || elapsed > SLOW {
+        if i > 0 || elapsed > LONG {
             took.push(elapsed);
         }
-        let enough = elapsed > SLOW || start.elapsed() > BUDGET;
+        let enough = size.elapsed() > SHARE || start.elapsed() > BUDGET;
         if enough && !took.is_empty() {
             break;
         }

@@ -51,8 +51,7 @@ pub fn ort() -> Option<Arc<dyn Backend>> {
 /// Every backend at hand.
 pub fn backends() -> Vec<Arc<dyn Backend>> {
     let mut backends: Vec<_> = ort().into_iter().collect();
-    #[cfg(feature = "tract")]
-    backends.push(super::tract::backend());
+    backends.extend(super::built_in::tract());
     assert!(!backends.is_empty(), "no backend to test");
     backends
 }

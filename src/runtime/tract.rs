@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tract_onnx::{
     pb::{ModelProto, TensorProto, tensor_proto::DataLocation},
     prelude::*,
+    tract_core::ops::cast::wire_cast,
     tract_hir::infer::Factoid as _,
 };
 
@@ -111,8 +112,12 @@ fn open(source: &ModelSource) -> Result<TractSession, String> {
         graph.inputs.iter().cloned().partition(|spec| spec.optional);
     agree(&model, &inputs)?;
     let made = name_dims(&mut model)?;
-    let model = model.into_typed().and_then(|m| m.into_optimized()).map_err(|e| said(&e))?;
     let mut outputs = graph.outputs.clone();
+    let model = model
+        .into_typed()
+        .and_then(|m| as_declared(m, &outputs))
+        .and_then(|m| m.into_optimized())
+        .map_err(|e| said(&e))?;
     for (i, spec) in outputs.iter_mut().enumerate() {
         let fact = model.output_fact(i).map_err(|e| said(&e))?;
         complete(spec, fact.shape.iter().map(|dim| dim_of(dim, &made)).collect());
@@ -175,6 +180,20 @@ fn external<'a>(tensor: &TensorProto, source: &'a ModelSource) -> Result<&'a [u8
     })
 }
 
+/// Casts outputs to the types that the graph declares: shapes, for one, are formulas over symbols in tract and integers in
+/// ONNX, and only a node of the plan knows what the symbols stand for in a run.
+fn as_declared(mut model: TypedModel, outputs: &[TensorSpec]) -> TractResult<TypedModel> {
+    let mut outlets = model.output_outlets()?.to_vec();
+    for (outlet, spec) in outlets.iter_mut().zip(outputs) {
+        let Some(want) = datum(spec.datatype) else { continue };
+        if model.outlet_fact(*outlet)?.datum_type.unquantized() != want {
+            let name = format!("{}.as_declared", spec.name);
+            *outlet = wire_cast(name, &mut model, &[*outlet], want)?[0];
+        }
+    }
+    model.with_output_outlets(&outlets)
+}
+
 /// tract's reader and ours must agree on the inputs: what is checked against ours is given to its plan.
 fn agree(model: &InferenceModel, inputs: &[TensorSpec]) -> Result<(), String> {
     let outlets = model.input_outlets().map_err(|e| said(&e))?;
@@ -216,7 +235,7 @@ fn dim_of(dim: &TDim, made: &HashSet<String>) -> Dim {
         Err(_) => match dim.to_string() {
             name if made.contains(&name) => Dim::Any,
             // Also a formula such as `2*N`, which is not N.
-            name => Dim::Symbol(name.into()),
+            name => super::graph::symbol(&name),
         },
     }
 }
@@ -332,7 +351,6 @@ impl AsRef<[u8]> for Owner {
 fn output(spec: &TensorSpec, value: TValue) -> Result<OurTensor, String> {
     let want = datum(spec.datatype).ok_or("tract has no such datatype")?;
     let mut tensor: Arc<Tensor> = value.into_arc_tensor();
-    // Shapes, for one, are a type of their own in tract and integers in ONNX.
     if tensor.datum_type().unquantized() != want {
         let cast = tensor.cast_to_dt(want).map_err(|e| said(&e))?.into_owned();
         tensor = Arc::new(cast);
@@ -377,5 +395,64 @@ fn said(error: &TractError) -> String {
     match text.char_indices().nth(MAX_REASON) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{
+        onnx_writer::{Attr, GraphWriter},
+        options::{Provider, ProviderOptions},
+        testing::{longs, open as open_on, run_one, source},
+    };
+
+    #[test]
+    fn what_tract_does_badly_is_refused_with_advice() {
+        let with = |domain: &str, op: &str| {
+            let graph = GraphWriter::new()
+                .node_with(domain, op, &["x"], &["y"], &[])
+                .input("x", Datatype::Fp32, &["N", "2"])
+                .output("y", Datatype::Fp32, &["N", "2"]);
+            open_on(&TractBackend, &graph).err().unwrap()
+        };
+        for (domain, op, why) in [
+            ("ai.onnx.ml", "TreeEnsembleClassifier", "slower"),
+            ("ai.onnx.ml", "TreeEnsemble", "slower"),
+            ("", "DynamicQuantizeLinear", "wrong numbers"),
+            ("", "MatMulInteger", "wrong numbers"),
+            ("", "ConvInteger", "wrong numbers"),
+            ("", "Scan", "control flow"),
+        ] {
+            let error = with(domain, op);
+            assert!(error.contains(op) && error.contains(why), "{error}");
+            assert!(error.contains("install ONNX Runtime"), "{error}");
+        }
+    }
+
+    #[test]
+    fn shapes_come_out_as_integers() {
+        let graph = GraphWriter::new()
+            .node("Shape", &["x"], &["y"])
+            .input("x", Datatype::Int64, &["N", "2"])
+            .output("y", Datatype::Int64, &["2"]);
+        let session = open_on(&TractBackend, &graph).unwrap();
+        let outputs = run_one(&*session, Datatype::Int64, &[3, 2], &longs(&[0; 6])).unwrap();
+        assert_eq!(outputs[0].data, longs(&[3, 2]));
+    }
+
+    #[test]
+    fn providers_are_not_its_business() {
+        let graph = GraphWriter::new()
+            .node_with("", "Cast", &["x"], &["y"], &[Attr::Int("to", 7)])
+            .input("x", Datatype::Fp32, &["N"])
+            .output("y", Datatype::Int64, &["N"]);
+        let source = source(graph.model()).unwrap();
+        let cuda = ProviderOptions { name: Provider::Cuda, ..ProviderOptions::default() };
+        let mut options = SessionOptions { providers: vec![cuda], ..SessionOptions::default() };
+        let error = TractBackend.open(&source, &options).err().unwrap();
+        assert!(error.contains("ONNX Runtime"), "{error}");
+        options.fallback = true;
+        assert_eq!(TractBackend.open(&source, &options).unwrap().warnings().len(), 1);
     }
 }

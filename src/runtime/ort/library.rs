@@ -64,6 +64,7 @@ pub fn load(explicit: Option<&Path>) -> Result<Arc<Library>, String> {
         data_home(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME")),
     );
     let library = Arc::new(find(&places)?);
+    tracing::info!(version = library.version, path = %library.path.display(), "loaded ONNX Runtime");
     *loaded = Some(library.clone());
     Ok(library)
 }

@@ -44,7 +44,7 @@ impl Backend for OrtBackend {
     }
 
     fn describe(&self) -> String {
-        format!("ONNX Runtime {} ({})", self.0.version, self.0.path.display())
+        format!("ONNX Runtime {}", self.0.version)
     }
 
     fn open(

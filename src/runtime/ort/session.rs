@@ -19,7 +19,7 @@ use smallvec::{SmallVec, smallvec};
 use super::{
     library::Library,
     providers::{self, Configured},
-    value::{Failure, Inputs, Value, check},
+    value::{Failure, Inputs, Value, check, readable},
 };
 use crate::{
     runtime::{
@@ -326,7 +326,8 @@ fn give_external(
 
 /// A reason for a person: what to do beside what is wrong.
 fn explain(message: &str) -> String {
-    let message = message.trim().trim_end_matches('.');
+    let message = readable(message);
+    let message = message.trim_end_matches('.');
     if message.contains("locale") && message.contains("en_US.UTF-8") {
         return format!(
             "{message} (the model normalises text and needs the locale en_US.UTF-8 on this machine; on Debian: install the \
@@ -370,8 +371,7 @@ fn signature(graph: &Graph, inputs: &[Outlet], outputs: &[Outlet]) -> Result<Sig
 fn inferred(n: i64, symbol: &str) -> Dim {
     match (n, symbol) {
         (0.., _) => Dim::Fixed(n),
-        (_, "") => Dim::Any,
-        (_, symbol) => Dim::Symbol(symbol.into()),
+        (_, name) => crate::runtime::graph::symbol(name),
     }
 }
 

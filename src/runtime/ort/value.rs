@@ -56,7 +56,7 @@ fn failure(api: &OrtApi, status: OrtStatusPtr) -> Failure {
 }
 
 /// Without the source files of the machine that built the library, and not without end.
-fn readable(message: &str) -> String {
+pub fn readable(message: &str) -> String {
     let words = message.split_whitespace().filter(|word| !word.contains("/onnxruntime/core/"));
     let mut text = words.collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = text.char_indices().nth(1000) {
