@@ -125,7 +125,7 @@ pub fn backends(config: &Config) -> Result<Backends, String> {
     if let (Err(error), Some(_)) = (&ort, explicit) {
         return Err(error.clone());
     }
-    Ok(Backends { ort, tract: Some(runtime::tract::backend()) })
+    Ok(Backends { ort, tract: runtime::built_in::tract() })
 }
 
 /// The process's threads within its budget of cores.

@@ -209,7 +209,7 @@ fn message(raw: &[u8]) -> Vec<u8> {
         [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
     };
     let shape = field(3, &[1, FEATURES as u8]);
-    let input = [field(1, b"input"), field(2, b"FP32"), shape].concat();
+    let input = [field(1, b"features"), field(2, b"FP32"), shape].concat();
     [field(1, b"wine"), field(5, &input), field(7, raw)].concat()
 }
 
@@ -232,11 +232,11 @@ fn allocations_per_request_are_held() {
 
     let raw: Vec<u8> = features().iter().flat_map(|x| x.to_le_bytes()).collect();
     let json = format!(
-        r#"{{"inputs":[{{"name":"input","shape":[1,{FEATURES}],"datatype":"FP32","data":{:?}}}]}}"#,
+        r#"{{"inputs":[{{"name":"features","shape":[1,{FEATURES}],"datatype":"FP32","data":{:?}}}]}}"#,
         features()
     );
     let head = format!(
-        r#"{{"inputs":[{{"name":"input","shape":[1,{FEATURES}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}],"parameters":{{"binary_data_output":true}}}}"#,
+        r#"{{"inputs":[{{"name":"features","shape":[1,{FEATURES}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}],"parameters":{{"binary_data_output":true}}}}"#,
         raw.len()
     );
     let binary = [head.as_bytes(), &raw].concat();
