@@ -17,8 +17,9 @@ use crate::{
     api::{
         body::BodyLimits,
         fast::Front,
-        http, operator,
+        http,
         listen::{ListenOptions, Listener, Network},
+        operator,
         state::Api,
     },
     batcher::{
@@ -74,13 +75,16 @@ fn run(config: &Config) -> Result<(), String> {
         .map_err(|error| format!("no event loop: {error}"))?;
     let server = Server::start(config)?;
     server.tell_when_settled(config.models.clone());
-    main.block_on(async {
+    let ended = main.block_on(async {
         let signal = shutdown::asked().await;
         let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
         tracing::info!(signal, "stopping");
         server.stop(config).await;
         Ok(())
-    })
+    });
+    // Without waiting for what was left behind.
+    main.shutdown_background();
+    ended
 }
 
 /// One version that `onnxd check` looked at.
@@ -192,8 +196,7 @@ impl Server {
             max_request_bytes: config.max_request_bytes,
         };
         let ports = Ports { config, api, engine: &engine, listener: &listener };
-        let network =
-            ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
+        let network = ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
         let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
 
         let [http, grpc, operator_at] = &addresses;
@@ -290,15 +293,13 @@ impl Ports<'_> {
             },
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(threads, listeners, front, options, listener)
-            .map_err(no_thread)
+        Network::start(threads, listeners, front, options, listener).map_err(no_thread)
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
         let router = operator::router(&self.api, Arc::new(prometheus::render));
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(1, vec![socket], router, options, listener)
-            .map_err(no_thread)
+        Network::start(1, vec![socket], router, options, listener).map_err(no_thread)
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     alloc::{GlobalAlloc, Layout},
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
@@ -111,7 +112,7 @@ impl Client for Http {
             let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
             assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
             let head = std::str::from_utf8(&answer[..end]).expect("ASCII");
-            let length = head.split("content-length: ").nth(1).expect("content-length");
+            let length = head.split("\r\ncontent-length: ").nth(1).expect("content-length");
             let digits = length.split("\r\n").next().expect("a value");
             if read == end + 4 + digits.parse::<usize>().expect("digits") {
                 return;
@@ -199,15 +200,18 @@ impl Client for Grpc {
     }
 }
 
+/// Cargo's target directory, wherever it is; scripts/fetch-onnxruntime.sh puts the library there.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target directory")
+}
+
 fn features() -> Vec<f32> {
     (0..FEATURES).map(|i| i as f32 * 0.25).collect()
 }
 
 /// A ModelInferRequest for one row, by hand: model_name = 1, inputs = 5 {name, datatype, shape}, raw_input_contents = 7.
 fn message(raw: &[u8]) -> Vec<u8> {
-    let field = |number: u8, bytes: &[u8]| {
-        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
-    };
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
     let shape = field(3, &[1, FEATURES as u8]);
     let input = [field(1, b"features"), field(2, b"FP32"), shape].concat();
     [field(1, b"wine"), field(5, &input), field(7, raw)].concat()
@@ -222,6 +226,7 @@ fn allocations_per_request_are_held() {
     let config = Config {
         models: format!("{root}/models").into(),
         load: "wine".parse().expect("a name"),
+        onnxruntime_lib: target().join("onnxruntime/lib/libonnxruntime.so"),
         http: loopback(),
         grpc: loopback(),
         operator: loopback(),

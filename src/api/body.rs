@@ -31,6 +31,7 @@ pub struct BodyLimits {
 pub type Chunks = SmallVec<[Bytes; 4]>;
 
 /// The body of a response: chunks (and gRPC's trailers) of the fast lane, or whatever a router answered.
+#[allow(clippy::large_enum_variant, reason = "the large one is the fast lane's: no box for it")]
 pub enum Body {
     Chunks { chunks: smallvec::IntoIter<[Bytes; 4]>, left: u64, trailers: Option<HeaderMap> },
     Routed(axum::body::Body),

@@ -45,14 +45,14 @@ pub async fn answer(
     if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
         return Ok(grpc_infer(front, request, received).await);
     }
-    if let Some(target) = infer_target(request.uri().path()) {
-        if request.method() == Method::POST {
-            let result = match target {
-                Ok(target) => http_infer(front, request, target, received).await,
-                Err(error) => Err(error),
-            };
-            return Ok(result.unwrap_or_else(|error| http_error(&error)));
-        }
+    if request.method() == Method::POST
+        && let Some(target) = infer_target(request.uri().path())
+    {
+        let result = match target {
+            Ok(target) => http_infer(front, request, target, received).await,
+            Err(error) => Err(error),
+        };
+        return Ok(result.unwrap_or_else(|error| http_error(&error)));
     }
     let max = front.limits.max_bytes;
     let request = request.map(|body| {
@@ -205,13 +205,13 @@ struct Form {
 
 impl Form {
     fn of(headers: &HeaderMap) -> Result<Form, Error> {
-        if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
-            if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
-                return Err(Error::new(
-                    Code::UnsupportedMedia,
-                    "this content-encoding is not supported: send the body as it is",
-                ));
-            }
+        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            return Err(Error::new(
+                Code::UnsupportedMedia,
+                "this content-encoding is not supported: send the body as it is",
+            ));
         }
         if let Some(kind) = headers.get(header::CONTENT_TYPE) {
             accepted(kind)?;
@@ -272,9 +272,7 @@ fn http_answer(response: &InferResponse) -> Result<Response<Body>, Error> {
     let mut json = Vec::new();
     wire::json::encode_response(response, &mut json)?;
     let mut answer = Response::new(Body::whole(json));
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)
 }
 

@@ -291,7 +291,12 @@ impl<A: Answer> Home<A> {
         let mut acceptors = Vec::new();
         for listener in listeners {
             let shutdown = self.shutdown.clone();
-            acceptors.push(tokio::spawn(accept(listener, permits.clone(), sender.clone(), shutdown)));
+            acceptors.push(tokio::spawn(accept(
+                listener,
+                permits.clone(),
+                sender.clone(),
+                shutdown,
+            )));
         }
         drop(sender);
         let mut turn = 0;
@@ -496,9 +501,8 @@ fn waiting(fd: RawFd) -> bool {
     let mut byte = 0u8;
     // SAFETY: reads at most one byte into a local without taking it from the socket; `fd` is the connection's own
     // socket, which lives in the caller's future.
-    let got = unsafe {
-        libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT)
-    };
+    let got =
+        unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
     got > 0
 }
 

@@ -68,10 +68,10 @@ pub fn write(error: &Error, headers: &mut HeaderMap) {
     if let Ok(message) = HeaderValue::try_from(percent(&error.message)) {
         headers.insert("grpc-message", message);
     }
-    if let Some(details) = details(error) {
-        if let Ok(value) = HeaderValue::try_from(STANDARD_NO_PAD.encode(details)) {
-            headers.insert("grpc-status-details-bin", value);
-        }
+    if let Some(details) = details(error)
+        && let Ok(value) = HeaderValue::try_from(STANDARD_NO_PAD.encode(details))
+    {
+        headers.insert("grpc-status-details-bin", value);
     }
 }
 

@@ -57,7 +57,8 @@ fn work(pool: &Pool, slot: usize, lane: Lane) {
                 if let Some(first) = taken.members.first() {
                     first.item.served.stats.queued(-count);
                 }
-                let took = run::run(&mut scratch, slot, &mut taken.members);
+                let took = run::run(&mut scratch, slot, &mut taken.members, true);
+                scratch.trim();
                 pool.finished(ticket, took);
             }
         }

@@ -24,17 +24,19 @@ use crate::{
     },
 };
 
-/// Runs longer than this are worth the means to end them early (ONNX Runtime looks at the flag between nodes).
-const CANCELLABLE: Duration = Duration::from_micros(500);
-
 /// Runs `members` (of one version and one bucket, none abandoned when they were taken) as one batch on the session of
-/// thread `slot`, and answers all of them. Returns how long the session ran; `members` is empty afterwards.
-pub fn run(scratch: &mut Scratch, slot: usize, members: &mut Vec<Waiting<Job>>) -> Duration {
+/// thread `slot`, and answers all of them. `cancellable`: the run ends once nobody waits for it (ONNX Runtime looks at
+/// the flag between nodes). Returns how long the session ran; `members` is empty afterwards.
+pub fn run(
+    scratch: &mut Scratch,
+    slot: usize,
+    members: &mut Vec<Waiting<Job>>,
+    cancellable: bool,
+) -> Duration {
     let Some(first) = members.first() else { return Duration::ZERO };
     let served = first.item.served.clone();
     let rows: usize = members.iter().map(|m| m.rows).sum();
-    let worth_cancelling = served.cost.expect(rows).is_none_or(|cost| cost > CANCELLABLE);
-    let watch = worth_cancelling.then(|| {
+    let watch = cancellable.then(|| {
         let watch = RunWatch::new(members.len());
         members.iter().for_each(|member| member.item.replier.begin(&watch));
         watch

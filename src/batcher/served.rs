@@ -150,13 +150,13 @@ impl Served {
         let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
         let item = Job { served: self.clone(), inputs, replier };
         let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
-        if self.in_turn() && waiting.rows <= self.turn_rows {
-            match turn::gather(waiting) {
-                Ok(()) => awaited.gathered = true,
-                Err(back) => self.pool.push(back, now)?,
-            }
-        } else {
-            self.pool.push(waiting, now)?;
+        let mut waiting = Some(waiting);
+        if self.in_turn() && rows <= self.turn_rows {
+            turn::gather(&mut waiting);
+        }
+        match waiting {
+            None => awaited.gathered = true,
+            Some(waiting) => self.pool.push(waiting, now)?,
         }
         Ok(awaited)
     }
@@ -174,8 +174,11 @@ impl Served {
         if self.overruns.fetch_add(1, Ordering::Relaxed) + 1 >= 2 && self.in_turn() {
             self.turn.store(false, Ordering::Relaxed);
             tracing::warn!(
-                model = &*self.model, version = &*self.version, rows,
-                took_us = took.as_micros() as u64, bound_us = bound.as_micros() as u64,
+                model = &*self.model,
+                version = &*self.version,
+                rows,
+                took_us = took.as_micros() as u64,
+                bound_us = bound.as_micros() as u64,
                 "a run in the turn took longer than the turn allows: the version moves to the executors"
             );
         }

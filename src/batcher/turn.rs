@@ -57,13 +57,17 @@ pub fn install(slot: usize) {
     }));
 }
 
-/// Takes a job into this thread's turn. A job that is certainly alone runs at once. Gives the job back where this thread
-/// takes no turns or the turn is full.
-pub fn gather(waiting: Waiting<Job>) -> Result<(), Waiting<Job>> {
-    TURN.with_borrow_mut(|turn| match turn {
-        Some(turn) => turn.gather(waiting),
-        None => Err(waiting),
-    })
+/// Takes the job into this thread's turn; leaves it where it is where this thread takes no turns or the turn is full. A
+/// job that is certainly alone runs at once.
+pub fn gather(waiting: &mut Option<Waiting<Job>>) {
+    TURN.with_borrow_mut(|turn| {
+        if let (Some(turn), Some(job)) = (turn, &waiting)
+            && turn.takes(job)
+            && let Some(job) = waiting.take()
+        {
+            turn.gather(job);
+        }
+    });
 }
 
 /// Runs what was gathered. The network thread's runtime calls it before it waits for events.
@@ -117,7 +121,12 @@ fn count(change: impl FnOnce(&mut Turn)) {
 }
 
 impl Turn {
-    fn gather(&mut self, waiting: Waiting<Job>) -> Result<(), Waiting<Job>> {
+    /// Whether the turn has room for what this job is expected to cost.
+    fn takes(&self, waiting: &Waiting<Job>) -> bool {
+        self.groups.is_empty() || self.expected + cost_of(waiting) <= TURN_BUDGET
+    }
+
+    fn gather(&mut self, waiting: Waiting<Job>) {
         let served = &waiting.item.served;
         if self.connections <= 1 && self.requests <= 1 && self.groups.is_empty() {
             let mut jobs = self.spare.pop().unwrap_or_default();
@@ -125,11 +134,7 @@ impl Turn {
             jobs.push(waiting);
             self.run(&served, rows, &mut jobs);
             self.spare.push(jobs);
-            return Ok(());
-        }
-        let cost = served.cost.expect(waiting.rows).unwrap_or(TURN_BUDGET);
-        if !self.groups.is_empty() && self.expected + cost > TURN_BUDGET {
-            return Err(waiting);
+            return;
         }
         let joins = |g: &Group| {
             g.bucket == waiting.bucket
@@ -147,14 +152,13 @@ impl Turn {
                 group.jobs.push(waiting);
             }
             None => {
-                self.expected += cost;
+                self.expected += cost_of(&waiting);
                 let mut jobs = self.spare.pop().unwrap_or_default();
                 let (served, bucket, rows) = (served.clone(), waiting.bucket, waiting.rows);
                 jobs.push(waiting);
                 self.groups.push(Group { served, bucket, rows, jobs });
             }
         }
-        Ok(())
     }
 
     fn flush(&mut self) {
@@ -173,7 +177,11 @@ impl Turn {
     }
 
     fn run(&mut self, served: &Arc<Served>, rows: usize, jobs: &mut Vec<Waiting<Job>>) {
-        let infer = run::run(&mut self.scratch, self.slot, jobs);
+        let infer = run::run(&mut self.scratch, self.slot, jobs, false);
         served.ran_in_turn(rows, infer, RUN_BOUND);
     }
+}
+
+fn cost_of(waiting: &Waiting<Job>) -> Duration {
+    waiting.item.served.cost.expect(waiting.rows).unwrap_or(TURN_BUDGET)
 }

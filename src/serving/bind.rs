@@ -193,7 +193,7 @@ fn raw_binary(signature: &Signature, data: Bytes) -> Result<InputTensor, Error> 
         }
     }
     let fixed = element_count(&dims).unwrap_or(0);
-    if let Some(axis) = open.filter(|_| fixed > 0 && data.len() % (fixed * size) == 0) {
+    if let Some(axis) = open.filter(|_| fixed > 0 && data.len().is_multiple_of(fixed * size)) {
         dims[axis] = i64::try_from(data.len() / (fixed * size)).unwrap_or(i64::MAX);
     }
     if element_count(&dims).and_then(|n| n.checked_mul(size)) != Some(data.len()) {
@@ -209,7 +209,6 @@ fn raw_binary(signature: &Signature, data: Bytes) -> Result<InputTensor, Error> 
     }
     Ok(InputTensor { name, datatype, dims, data })
 }
-
 
 fn names(specs: &[TensorSpec]) -> String {
     let names: Vec<String> = specs.iter().map(|spec| format!("'{}'", spec.name)).collect();
@@ -234,7 +233,8 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
-        let dims = dims.iter().map(|&n| if n < 0 { Dim::Symbol("N".into()) } else { Dim::Fixed(n) });
+        let dims =
+            dims.iter().map(|&n| if n < 0 { Dim::Symbol("N".into()) } else { Dim::Fixed(n) });
         TensorSpec {
             name: Arc::from(name),
             datatype,
@@ -323,7 +323,10 @@ mod tests {
             request.raw_binary = true;
             bind(&signature, request)
         };
-        assert_eq!(raw(8).expect("fits").inputs[0].as_ref().map(|t| t.dims.to_vec()), Some(vec![1, 2]));
+        assert_eq!(
+            raw(8).expect("fits").inputs[0].as_ref().map(|t| t.dims.to_vec()),
+            Some(vec![1, 2])
+        );
         assert!(raw(12).expect_err("no batch of one").message.contains("12 bytes"));
     }
 }

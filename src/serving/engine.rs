@@ -116,7 +116,8 @@ impl Engine {
     fn admit<'a>(&'a self, version: &'a Version, received: Tick) -> Result<Passage<'a>, Error> {
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
-            let full = format!("{} requests are under way, as many as are taken", self.max_requests);
+            let full =
+                format!("{} requests are under way, as many as are taken", self.max_requests);
             return Err(Error::overloaded(full, Duration::from_secs(1)));
         }
         version.stats.started();

@@ -47,9 +47,9 @@ pub fn bytes_elements(mut data: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
         if data.is_empty() {
             return None;
         }
-        let element = data.split_first_chunk::<4>().and_then(|(len, rest)| {
-            rest.split_at_checked(u32::from_le_bytes(*len) as usize)
-        });
+        let element = data
+            .split_first_chunk::<4>()
+            .and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize));
         match element {
             Some((element, rest)) => {
                 data = rest;

@@ -119,10 +119,10 @@ fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTen
             (3, Wire::Len) => {
                 let mut packed = Reader::part(message, reader.range()?);
                 while !packed.done() {
-                    dimension(&mut dims, &mut packed, index)?;
+                    dimension(&mut dims, &mut packed)?;
                 }
             }
-            (3, Wire::Varint) => dimension(&mut dims, &mut reader, index)?,
+            (3, Wire::Varint) => dimension(&mut dims, &mut reader)?,
             (4, Wire::Len) => {
                 let (key, _) = parameter(message, reader.range()?)?;
                 if &*key == "shared_memory_region" {
@@ -138,6 +138,12 @@ fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTen
         }
     }
     check::named(&name, format_args!("inputs[{index}]"))?;
+    if dims.len() > MAX_RANK {
+        return Err(Error::invalid(format!(
+            "input '{}' has more dimensions than the {MAX_RANK} that are read",
+            Shown(&name)
+        )));
+    }
     if datatype.is_empty() {
         return Err(Error::invalid(format!("input '{}' has no 'datatype'", Shown(&name))));
     }
@@ -151,13 +157,12 @@ fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTen
     Ok((InputTensor { name, datatype, dims, data: data.unwrap_or_default() }, typed))
 }
 
-fn dimension(dims: &mut Dims, reader: &mut Reader<'_>, index: usize) -> Result<(), Error> {
-    if dims.len() == MAX_RANK {
-        return Err(Error::invalid(format!(
-            "inputs[{index}]: the shape has more than {MAX_RANK} dimensions"
-        )));
+/// Keeps one dimension more than there may be: the error waits for the input's name, which may come later.
+fn dimension(dims: &mut Dims, reader: &mut Reader<'_>) -> Result<(), Error> {
+    let dim = reader.varint()? as i64;
+    if dims.len() <= MAX_RANK {
+        dims.push(dim);
     }
-    dims.push(reader.varint()? as i64);
     Ok(())
 }
 
