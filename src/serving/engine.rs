@@ -1,12 +1,15 @@
 //! The life of a request: admitted, routed to a version, held against its signature, run, answered.
 
 use std::{
+    mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
+
+use bytes::Bytes;
 
 use super::{
     admission::{self, Budget},
@@ -23,6 +26,7 @@ use crate::{
     types::{
         error::{Code, Error},
         request::{InferRequest, InferResponse, OutputTensor},
+        tensor::{Dims, Tensor},
         text::Text,
         time::Tick,
     },
@@ -132,17 +136,20 @@ fn respond(
     wanted: Wanted,
     reply: Reply,
 ) -> Result<(InferResponse, Spent), Error> {
-    let outputs = reply.outputs?;
+    let mut given = reply.outputs?;
+    let count = given.len();
     let outputs = wanted
         .into_iter()
         .map(|(index, binary)| {
-            let tensor = outputs.get(index).cloned().ok_or_else(|| {
+            let missing = || {
                 Error::internal(format!(
-                    "the model gave {} outputs: output {index} is missing",
-                    outputs.len()
+                    "the model gave {count} outputs: output {index} is missing"
                 ))
-            })?;
-            Ok(OutputTensor { index, binary, tensor })
+            };
+            let tensor = given.get_mut(index).ok_or_else(missing)?;
+            // Taken and not cloned: no output is asked for twice.
+            let empty = Tensor { data: Bytes::new(), dims: Dims::new(), ..*tensor };
+            Ok(OutputTensor { index, binary, tensor: mem::replace(tensor, empty) })
         })
         .collect::<Result<_, Error>>()?;
     let response = InferResponse {
