@@ -30,13 +30,16 @@ use tower::ServiceExt;
 
 use super::{
     body::Body,
-    fast::{self, Front},
+    fast::{self, Front, Lane},
     operator::Peer,
 };
 use crate::{
     batcher::turn,
     shutdown::{self, Phase},
-    telemetry::registry::{self, registry},
+    telemetry::{
+        clock::now,
+        registry::{self, registry},
+    },
 };
 
 /// Where a listener listens: `HOST:PORT`, `unix:PATH` or `off`.
@@ -160,23 +163,25 @@ pub trait Answer: Clone + Send + Sync + 'static {
     /// Whether its threads run models: they take turns (`batcher::turn`).
     const RUNS_MODELS: bool;
 
+    /// Called when the head has arrived; the future waits for the rest.
     fn answer(
         self,
         request: Request<Incoming>,
         peer: Peer,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send;
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static;
 }
 
 /// The data ports: the fast lane, and the routers behind it.
 impl Answer for Arc<Front> {
     const RUNS_MODELS: bool = true;
 
-    async fn answer(
+    fn answer(
         self,
         request: Request<Incoming>,
         _peer: Peer,
-    ) -> Result<Response<Body>, Infallible> {
-        fast::answer(&self, request).await
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let received = now();
+        fast::answer(self, Lane::of(request), received)
     }
 }
 
@@ -184,14 +189,14 @@ impl Answer for Arc<Front> {
 impl Answer for axum::Router {
     const RUNS_MODELS: bool = false;
 
-    async fn answer(
+    fn answer(
         self,
         mut request: Request<Incoming>,
         peer: Peer,
-    ) -> Result<Response<Body>, Infallible> {
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         request.extensions_mut().insert(peer);
-        let response = self.oneshot(request.map(axum::body::Body::new)).await?;
-        Ok(response.map(Body::Routed))
+        let routed = self.oneshot(request.map(axum::body::Body::new));
+        async { Ok(routed.await?.map(Body::Routed)) }
     }
 }
 
@@ -456,9 +461,10 @@ async fn connection<I, A: Answer>(
     let Socket { io, fd, peer } = socket;
     let _counted = turn::Connection::open();
     let service = service_fn(move |request| {
-        let (open, service) = (turn::Open::request(), service.clone());
+        let open = turn::Open::request();
+        let answer = service.clone().answer(request, peer);
         async move {
-            let answer = service.answer(request, peer).await;
+            let answer = answer.await;
             drop(open);
             answer
         }
