@@ -73,6 +73,7 @@ fn probe(opened: &Opened) -> Value {
         })
     };
     json!({
+        "measured": opened.measured.to_string(),
         "table": probe.rows.iter().map(row).collect::<Vec<Value>>(),
         "rows_agree": match &probe.consistent {
             Ok(largest) => format!("yes, within {largest:.1e}"),

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{
     entry::Job,
     explain,
+    measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
     store::Repository,
     table::Version,
@@ -107,6 +108,8 @@ pub struct Opened {
     pub weights: u64,
     /// None: `warmup: false`.
     pub probe: Option<Probe>,
+    /// Where the probe's numbers come from.
+    pub measured: Origin,
     pub open_time: Duration,
     pub probe_time: Duration,
 }
@@ -116,20 +119,26 @@ pub struct Loader {
     repository: Arc<Repository>,
     backends: Backends,
     pool: Arc<Pool>,
+    measurements: Measurements,
     budget: Arc<Budget>,
 }
 
 impl Loader {
-    pub fn new(repository: Arc<Repository>, backends: Backends, pool: Arc<Pool>) -> Loader {
+    pub fn new(
+        repository: Arc<Repository>,
+        backends: Backends,
+        pool: Arc<Pool>,
+        measurements: Measurements,
+    ) -> Loader {
         let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
-        Loader { repository, backends, pool, budget }
+        Loader { repository, backends, pool, measurements, budget }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
     pub fn load(&self, job: &Job) -> Result<Arc<Version>, String> {
         guarded(|| {
             let start = Instant::now();
-            let opened = open(&self.repository, &self.backends, job)?;
+            let opened = open(&self.repository, &self.backends, &self.measurements, job)?;
             Ok(self.finish(job, opened, start))
         })
     }
@@ -253,7 +262,12 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String>
 }
 
 /// Reads, opens and probes a version.
-pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<Opened, String> {
+pub fn open(
+    repository: &Repository,
+    backends: &Backends,
+    measurements: &Measurements,
+    job: &Job,
+) -> Result<Opened, String> {
     let options = &*job.options;
     let (source, sha256) = read(repository, &job.file)?;
     let source = Arc::new(source);
@@ -275,7 +289,12 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
     let start = Instant::now();
     let most = options.batching.max_batch_size;
     let sizes: Vec<usize> = PROBED_ROWS.into_iter().filter(|rows| *rows <= most).collect();
-    let probe = options.warmup.then(|| probe::probe(&*session, &sizes));
+    let measured = options.warmup.then(|| {
+        let (runtime, options) = (backend.describe(), &options.session);
+        let subject = measurements.subject(&sha256, runtime, &*session, options, &sizes);
+        measurements.probe(&subject, &*session, SystemTime::now())
+    });
+    let (probe, measured) = measured.map_or((None, Origin::Now), |(p, origin)| (Some(p), origin));
     if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
         tracing::info!(model = job.file, error, "the model does not take all made-up input");
     }
@@ -289,6 +308,7 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
         source,
         sha256,
         probe,
+        measured,
         open_time,
         probe_time: start.elapsed(),
     })

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     entry::{Entry, Job, entries},
     loader::{Backends, Loader, starts_threads},
+    measured::Measurements,
     options::{Options, Readiness},
     priority,
     store::Repository,
@@ -38,6 +39,8 @@ pub struct Deps {
     pub pool: Arc<Pool>,
     /// Cores of the process's budget.
     pub cores: usize,
+    /// Where measurements are kept between starts; `None`: nowhere.
+    pub state: Option<PathBuf>,
 }
 
 /// A running manager. Dropping it ends its threads once they are through with what they do; the table stays.
@@ -83,7 +86,8 @@ impl Manager {
         let (stop, stopped) = bounded(1);
         let (alive, ended) = bounded(0);
         let (report, reports) = bounded(at_once);
-        let loader = Arc::new(Loader::new(repository, deps.backends, deps.pool));
+        let measurements = Measurements::new(deps.state.as_deref());
+        let loader = Arc::new(Loader::new(repository, deps.backends, deps.pool, measurements));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let mut state = Keeper {
             entries,
