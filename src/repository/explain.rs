@@ -34,6 +34,7 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "backend_reason": opened.backend_reason,
         "runtime": opened.backend.describe(),
         "providers": opened.session.providers(),
+        "warnings": opened.session.warnings(),
         "mode": choice.execution.name(),
         "mode_reason": choice.reason,
         "shares_runs": choice.gather,

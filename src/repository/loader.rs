@@ -139,6 +139,9 @@ impl Loader {
         guarded(|| {
             let start = Instant::now();
             let opened = open(&self.repository, &self.backends, &self.measurements, job)?;
+            for warning in opened.session.warnings() {
+                tracing::warn!(model = &*job.model, version = job.number, "{warning}");
+            }
             Ok(self.finish(job, opened, start))
         })
     }
@@ -431,6 +434,10 @@ impl Session for Wrapped {
 
     fn providers(&self) -> &[String] {
         self.session.providers()
+    }
+
+    fn warnings(&self) -> &[String] {
+        self.session.warnings()
     }
 
     fn run(

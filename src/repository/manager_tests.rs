@@ -40,7 +40,10 @@ struct Fake {
     most_at_once: AtomicUsize,
 }
 
-struct FakeSession(Arc<Signature>);
+struct FakeSession {
+    signature: Arc<Signature>,
+    warnings: Vec<String>,
+}
 
 impl Backend for Fake {
     fn name(&self) -> &'static str {
@@ -63,19 +66,26 @@ impl Backend for Fake {
             Some("panic") => panic!("the fake panics"),
             _ => {}
         }
+        let warns = graph.metadata.get("fake").is_some_and(|f| f == "warn");
+        let warnings = if warns { vec!["length fixed to 7".to_string()] } else { Vec::new() };
         let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
         let can_batch = Signature::batchable(&inputs, &outputs);
-        Ok(Arc::new(FakeSession(Arc::new(Signature { inputs, outputs, can_batch }))))
+        let signature = Arc::new(Signature { inputs, outputs, can_batch });
+        Ok(Arc::new(FakeSession { signature, warnings }))
     }
 }
 
 impl Session for FakeSession {
     fn signature(&self) -> &Arc<Signature> {
-        &self.0
+        &self.signature
     }
 
     fn providers(&self) -> &[String] {
         &[]
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn run(
@@ -94,7 +104,7 @@ impl Session for FakeSession {
             let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
             Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
         };
-        Ok(self.0.outputs.iter().map(output).collect())
+        Ok(self.signature.outputs.iter().map(output).collect())
     }
 }
 
@@ -299,6 +309,23 @@ fn small_models_get_a_session_for_each_thread() {
     assert_eq!(version.explanation["own_sessions"], own);
     let sessions = &version.served.sessions;
     assert!(!Arc::ptr_eq(sessions.of(1), sessions.of(2)));
+}
+
+#[test]
+fn what_a_runtime_did_otherwise_is_explained() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "plain/1/model.onnx", &model(""));
+    put(dir.path(), "warned/1/model.onnx", &model("warn"));
+    put(dir.path(), "overridden/1/model.onnx", &model("warn"));
+    put(dir.path(), "overridden/model.yaml", b"labels: {y: [a, b, c]}");
+    let (manager, _) = started(&options(dir.path()));
+    let warnings = |name: &str| {
+        let version = manager.table.load().resolve(name, "").unwrap();
+        version.explanation["warnings"].clone()
+    };
+    assert_eq!(warnings("plain"), json!([]));
+    assert_eq!(warnings("warned"), json!(["length fixed to 7"]));
+    assert_eq!(warnings("overridden"), json!(["length fixed to 7"]));
 }
 
 #[test]
