@@ -203,6 +203,28 @@ fn a_broken_newest_version_is_reported_and_the_one_before_serves() {
 }
 
 #[test]
+fn the_banner_is_a_table_that_says_everything_once() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "a-long-name/1/model.onnx", &model(""));
+    put(dir.path(), "a-long-name/2/model.onnx", &model(""));
+    put(dir.path(), "a-long-name/3/model.onnx", &model("refuse"));
+    let yaml = b"versions: {latest: 2}\nbatching: {mode: single}\n";
+    put(dir.path(), "a-long-name/model.yaml", yaml);
+    put(dir.path(), "bad/1/model.onnx", b"");
+    let (manager, _) = started(&options(dir.path()));
+    let banner = banner(&manager.table.load(), Path::new("models"));
+    let expected = "\
+serving 1 of 2 models in models
+   model        versions  runtime  mode    why
+ + a-long-name  1,2       tract    single  as set
+                                           version 3 cannot serve: a-long-name/3/model.onnx: no operator";
+    assert!(banner.starts_with(expected), "{banner}");
+    let bad = "\n - bad          -         -        -       bad/1/model.onnx: the file is empty";
+    assert!(banner.ends_with(bad), "{banner}");
+    assert_eq!(on_one_line("a\nb\u{1b}[2J\n"), "a b [2J");
+}
+
+#[test]
 fn one_broken_model_leaves_the_rest_serving_and_strict_readiness_waits_for_it() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "good/1/model.onnx", &model(""));
