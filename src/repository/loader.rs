@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crossbeam_channel::Sender;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -25,7 +26,7 @@ use crate::{
         cost::CostModel,
         mode::{self, Choice, Evidence, Execution},
         pool::Pool,
-        served::{Served, ServedParts, Sessions},
+        served::{OnPanic, Served, ServedParts, Sessions},
     },
     runtime::{
         graph::Graph,
@@ -114,24 +115,36 @@ pub struct Opened {
     pub probe_time: Duration,
 }
 
+/// A run of a version panicked.
+#[derive(Clone, Debug)]
+pub struct Panicked {
+    pub model: Arc<str>,
+    pub number: u64,
+    /// What the panic said.
+    pub what: String,
+}
+
 /// Opens versions and makes them ready to serve.
 pub struct Loader {
     repository: Arc<Repository>,
     backends: Backends,
     pool: Arc<Pool>,
     measurements: Measurements,
+    panics: Sender<Panicked>,
     budget: Arc<Budget>,
 }
 
 impl Loader {
+    /// `panics` is told of every panic around a session that this loader opened, unless it is full.
     pub fn new(
         repository: Arc<Repository>,
         backends: Backends,
         pool: Arc<Pool>,
         measurements: Measurements,
+        panics: Sender<Panicked>,
     ) -> Loader {
         let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
-        Loader { repository, backends, pool, measurements, budget }
+        Loader { repository, backends, pool, measurements, panics, budget }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
@@ -177,6 +190,7 @@ impl Loader {
             cost,
             stats: stats.clone(),
             pool: self.pool.clone(),
+            on_panic: Some(self.on_panic(job)),
         });
         let (backend, platform) = names(opened.backend.name());
         let timeout = options.default_timeout_ms;
@@ -192,7 +206,17 @@ impl Loader {
             providers: opened.session.providers().to_vec(),
             default_timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
             options: options.clone(),
+            sha256: opened.sha256,
             explanation,
+        })
+    }
+
+    fn on_panic(&self, job: &Job) -> OnPanic {
+        let (panics, model, number) = (self.panics.clone(), job.model.clone(), job.number);
+        Box::new(move |what| {
+            let panicked = Panicked { model: model.clone(), number, what: what.to_owned() };
+            // Full: as many panics are known already as it takes to fail a version many times over.
+            let _ = panics.try_send(panicked);
         })
     }
 
@@ -273,6 +297,9 @@ pub fn open(
 ) -> Result<Opened, String> {
     let options = &*job.options;
     let (source, sha256) = read(repository, &job.file)?;
+    if job.reopens.as_ref().is_some_and(|serving| *serving != sha256) {
+        return Err(format!("{}: the files are no longer those that serve", job.file));
+    }
     let source = Arc::new(source);
     let fail = |e: String| format!("{}: {e}", job.file);
     if !source.graph.unsupported.is_empty() {

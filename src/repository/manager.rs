@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    entry::{Entry, Job, entries},
-    loader::{Backends, Loader, starts_threads},
+    entry::{Entry, Job, Remedy, entries},
+    loader::{Backends, Loader, Panicked, starts_threads},
     measured::Measurements,
     options::{Options, Readiness},
     priority,
@@ -33,6 +33,9 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// The protobuf of a model nests, and so do the graphs that runtimes build of it.
 const LOADER_STACK: usize = 16 << 20;
 
+/// Panics that wait for the manager; a few are enough to fail a version.
+const PANICS: usize = 256;
+
 /// What the manager needs from the rest of the process.
 pub struct Deps {
     pub backends: Backends,
@@ -47,7 +50,8 @@ pub struct Deps {
 pub struct Manager {
     /// What requests see.
     pub table: SharedTable,
-    /// The server's readiness as far as models decide it. Once true it stays.
+    /// The server's readiness as far as models decide it. Once true it stays, unless a wanted model loses its last
+    /// version.
     pub ready: Arc<AtomicBool>,
     initial: Arc<Initial>,
     stop: Sender<()>,
@@ -86,8 +90,10 @@ impl Manager {
         let (stop, stopped) = bounded(1);
         let (alive, ended) = bounded(0);
         let (report, reports) = bounded(at_once);
+        let (panic, panics) = bounded(PANICS);
         let measurements = Measurements::new(deps.state.as_deref());
-        let loader = Arc::new(Loader::new(repository, deps.backends, deps.pool, measurements));
+        let loader =
+            Arc::new(Loader::new(repository, deps.backends, deps.pool, measurements, panic));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let mut state = Keeper {
             entries,
@@ -101,11 +107,12 @@ impl Manager {
             readiness: options.readiness,
             published: Instant::now(),
             dirty: true,
+            reached: false,
         };
         state.begin();
         spawn("onnxd-manager".into(), move || {
             let _alive = alive;
-            state.run(&reports, &stopped);
+            state.run(&reports, &panics, &stopped);
         })?;
         Ok(Manager { table, ready, initial, stop, ended })
     }
@@ -198,6 +205,8 @@ struct Keeper {
     readiness: Readiness,
     published: Instant,
     dirty: bool,
+    /// The server has been ready.
+    reached: bool,
 }
 
 impl Keeper {
@@ -218,7 +227,12 @@ impl Keeper {
         self.publish();
     }
 
-    fn run(&mut self, reports: &Receiver<Report>, stopped: &Receiver<()>) {
+    fn run(
+        &mut self,
+        reports: &Receiver<Report>,
+        panics: &Receiver<Panicked>,
+        stopped: &Receiver<()>,
+    ) {
         loop {
             self.dispatch();
             if self.dirty && (self.under_way == 0 || self.published.elapsed() >= PUBLISH_EVERY) {
@@ -232,6 +246,10 @@ impl Keeper {
             select! {
                 recv(reports) -> report => match report {
                     Ok(report) => self.take(report),
+                    Err(_) => return,
+                },
+                recv(panics) -> panicked => match panicked {
+                    Ok(panicked) => self.mend(&panicked),
                     Err(_) => return,
                 },
                 recv(wait) -> _ => {}
@@ -266,7 +284,40 @@ impl Keeper {
         let Report { job, result, took } = report;
         registry().set_load_time(&job.model, &job.number.to_string(), took);
         let Some(entry) = self.entries.get_mut(&*job.model) else { return };
-        entry.opened(job.number, result);
+        match job.reopens {
+            Some(_) => entry.reopened(job.number, result),
+            None => entry.opened(job.number, result),
+        }
+        self.changed(&job.model);
+    }
+
+    /// After a panic: opens the version again, or takes it out.
+    fn mend(&mut self, panicked: &Panicked) {
+        let Panicked { model, number, what } = panicked;
+        let Some(entry) = self.entries.get_mut(&**model) else { return };
+        let (model, version) = (&**model, *number);
+        match entry.panicked(version, what, Instant::now()) {
+            Remedy::Nothing => tracing::error!(model, version, what, "a run panicked"),
+            Remedy::Reopen(job) => {
+                tracing::error!(
+                    model,
+                    version,
+                    what,
+                    "a run panicked: the version is opened again"
+                );
+                // Before what is new: this one has callers.
+                self.queue.push_front(job);
+            }
+            Remedy::Failed => {
+                tracing::error!(model, version, what, "too many runs panicked: the version fails");
+                self.changed(model);
+            }
+        }
+    }
+
+    /// Takes the model's next steps, and has its row published.
+    fn changed(&mut self, model: &str) {
+        let Some(entry) = self.entries.get_mut(model) else { return };
         self.queue.extend(entry.advance());
         let row = entry.row();
         count(&row);
@@ -279,11 +330,9 @@ impl Keeper {
         self.published = Instant::now();
         self.dirty = false;
         // After the table, so that who sees the flag sees the models.
-        if !self.ready.load(Ordering::Relaxed)
-            && self.entries.values().all(|e| e.done(self.readiness))
-        {
-            self.ready.store(true, Ordering::Release);
-        }
+        self.reached = self.reached || self.entries.values().all(|e| e.done(self.readiness));
+        let ready = self.reached && !self.entries.values().any(Entry::lost);
+        self.ready.store(ready, Ordering::Release);
         if self.queue.is_empty() && self.under_way == 0 {
             *self.initial.settled.lock() = true;
             self.initial.changed.notify_all();
@@ -306,6 +355,18 @@ fn announce(report: &Report) {
     let (model, version) = (&*report.job.model, report.job.number);
     let ms = report.took.as_millis() as u64;
     match &report.result {
+        Ok(_) if report.job.reopens.is_some() => {
+            tracing::info!(model, version, ms, "the version was opened again");
+        }
+        Err(reason) if report.job.reopens.is_some() => {
+            tracing::error!(
+                model,
+                version,
+                reason,
+                ms,
+                "the version could not be opened again: the sessions that serve stay"
+            );
+        }
         Ok(v) => {
             let text = |key: &str| v.explanation[key].as_str().unwrap_or_default().to_string();
             tracing::info!(
