@@ -112,13 +112,19 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     let (cores, threads) = threads(config);
     let mut options = config.repository();
     options.load = Load::Names(vec![model.to_owned()]);
-    let deps = Deps { backends: backends(config)?, pool: Pool::new(threads), cores };
+    let (backends, pool) = (backends(config)?, Pool::new(threads));
+    let deps = Deps { backends, pool, cores, state: state(config) };
     let manager = Manager::start(&options, deps)?;
     if !manager.wait_initial(EXPLAIN_LIMIT) {
         return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
     }
     let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
     Ok(version.explanation.clone())
+}
+
+/// The state directory, where there is one.
+fn state(config: &Config) -> Option<PathBuf> {
+    (!config.state.as_os_str().is_empty()).then(|| config.state.clone())
 }
 
 /// The runtimes that are there.
@@ -177,7 +183,7 @@ impl Server {
         }
         let pool = Pool::new(threads);
         let executors = Executors::start(&pool).map_err(no_thread)?;
-        let deps = Deps { backends, pool, cores };
+        let deps = Deps { backends, pool, cores, state: state(config) };
         let manager = Arc::new(Manager::start(&config.repository(), deps)?);
         let options = EngineOptions {
             request_memory_bytes: config.request_memory_bytes,

@@ -125,6 +125,7 @@ fn version(model: &str, number: u64) -> Arc<Version> {
         providers: vec!["CPUExecutionProvider".into()],
         default_timeout: None,
         options: Arc::new(ModelOptions::default()),
+        sha256: String::new(),
         explanation: json!({ "mode": "single" }),
     })
 }
@@ -150,5 +151,6 @@ fn served(
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: Pool::new(Threads { network: 1, executors: 1 }),
+        on_panic: None,
     })
 }

@@ -1,6 +1,7 @@
 //! One run: stack the members, run the session, hand each its part; when a batch fails, find the culprit.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -42,7 +43,8 @@ pub fn run(
         watch
     });
 
-    let mut attempt = Attempt { served: &served, slot, started: now(), rows };
+    let told = Cell::new(false);
+    let mut attempt = Attempt { served: &served, slot, started: now(), rows, told };
     match attempt.run(scratch, members, watch.as_ref().map(|w| &w.cancel)) {
         Ok((outputs, spent)) => {
             attempt.answer(members, outputs, spent);
@@ -69,7 +71,7 @@ fn run_error(served: &Served, error: &RunError) -> Error {
     let code = match error {
         RunError::Invalid(_) => Code::InvalidArgument,
         RunError::Cancelled => Code::Cancelled,
-        RunError::Failed(_) => Code::Internal,
+        RunError::Failed(_) | RunError::Panicked(_) => Code::Internal,
     };
     Error::new(code, format!("model '{}' version {}: {error}", served.model, served.version))
 }
@@ -86,6 +88,8 @@ struct Attempt<'a> {
     slot: usize,
     started: Tick,
     rows: usize,
+    /// A panic has been reported: a batch and the singles that it falls into count as one.
+    told: Cell<bool>,
 }
 
 impl Attempt<'_> {
@@ -108,9 +112,16 @@ impl Attempt<'_> {
         let ended = now();
         let infer = ended.since(begun);
         let outputs = result.unwrap_or_else(|panic| {
-            Err(RunError::Failed(format!("the runtime panicked: {}", panic_text(&*panic))))
+            Err(RunError::Panicked(format!("the runtime panicked: {}", panic_text(&*panic))))
         });
-        let outputs = outputs.map_err(|error| (error, infer))?;
+        let outputs = outputs.map_err(|error| {
+            if let RunError::Panicked(what) = &error
+                && !self.told.replace(true)
+            {
+                self.served.panicked(what);
+            }
+            (error, infer)
+        })?;
         self.served.cost.observe(self.rows, infer);
         let spent = Spent { input: begun.since(self.started), infer, ..Spent::default() };
         Ok((outputs, spent))
@@ -181,4 +192,99 @@ pub fn expired() -> Error {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        batcher::{
+            cost::CostModel,
+            mode::{Choice, Execution},
+            options::BatchOptions,
+            pool::{Pool, Threads},
+            reply,
+            served::{ServedParts, Sessions},
+        },
+        runtime::{
+            echo::{Echo, EchoSession, rows_of},
+            session::Session,
+        },
+        telemetry::stats::VersionStats,
+        types::{datatype::Datatype, tensor::Dims},
+    };
+
+    fn served(panics: &Arc<AtomicUsize>) -> Arc<Served> {
+        let echo = Echo { panic_on: Some(13.0), fail_on: Some(14.0), ..Echo::default() };
+        let session = Arc::new(EchoSession::new(rows_of(Datatype::Fp32, 1), echo));
+        let panics = panics.clone();
+        Served::new(ServedParts {
+            model: "echo".into(),
+            version: "1".into(),
+            signature: session.signature().clone(),
+            sessions: Sessions::new(session, 0),
+            choice: Choice {
+                execution: Execution::Batch,
+                gather: true,
+                turn_rows: 0,
+                reason: String::new(),
+            },
+            options: BatchOptions::default(),
+            cost: Arc::new(CostModel::new()),
+            stats: Arc::new(VersionStats::new("run-tests", "1")),
+            pool: Pool::new(Threads { network: 1, executors: 1 }),
+            on_panic: Some(Box::new(move |what| {
+                assert!(what.contains("told to panic"), "{what}");
+                panics.fetch_add(1, Ordering::SeqCst);
+            })),
+        })
+    }
+
+    /// Runs one batch with a member for each value, and says which were answered.
+    fn answers(served: &Arc<Served>, values: &[f32]) -> Vec<Result<(), Code>> {
+        let mut members = Vec::new();
+        let mut awaited = Vec::new();
+        for value in values {
+            let (replier, waits) = reply::pair();
+            let data = Bytes::copy_from_slice(&value.to_le_bytes());
+            let tensor = Tensor { datatype: Datatype::Fp32, dims: Dims::from_slice(&[1, 1]), data };
+            let inputs = [Some(tensor)].into_iter().collect();
+            let item = Job { served: served.clone(), inputs, replier };
+            members.push(Waiting {
+                rows: 1,
+                bytes: 4,
+                bucket: 0,
+                enqueued: now(),
+                deadline: None,
+                priority: 0,
+                item,
+            });
+            awaited.push(waits);
+        }
+        run(&mut Scratch::default(), 0, &mut members, false);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = |waits| {
+            let reply: Reply = runtime.block_on(waits);
+            reply.outputs.map(drop).map_err(|error| error.code)
+        };
+        awaited.into_iter().map(answer).collect()
+    }
+
+    #[test]
+    fn a_panic_is_reported_once_and_only_its_member_gets_the_error() {
+        let panics = Arc::new(AtomicUsize::new(0));
+        let served = served(&panics);
+        assert_eq!(answers(&served, &[1.0, 2.0]), [Ok(()), Ok(())]);
+        assert_eq!(answers(&served, &[1.0, 14.0]), [Ok(()), Err(Code::Internal)]);
+        assert_eq!(panics.load(Ordering::SeqCst), 0, "a failure is no panic");
+        let culprit = [Ok(()), Err(Code::Internal), Ok(())];
+        assert_eq!(answers(&served, &[1.0, 13.0, 2.0]), culprit);
+        assert_eq!(panics.load(Ordering::SeqCst), 1, "the batch and the single are one");
+        assert_eq!(answers(&served, &[13.0]), [Err(Code::Internal)]);
+        assert_eq!(panics.load(Ordering::SeqCst), 2);
+    }
 }

@@ -85,6 +85,9 @@ impl Abandoned for Job {
     }
 }
 
+/// Is told of a panic around a session, and what it said, on the thread that ran: must not wait.
+pub type OnPanic = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What `Served::new` needs.
 pub struct ServedParts {
     pub model: Arc<str>,
@@ -96,6 +99,7 @@ pub struct ServedParts {
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     pub pool: Arc<Pool>,
+    pub on_panic: Option<OnPanic>,
 }
 
 /// One version, as the batcher runs it.
@@ -113,6 +117,7 @@ pub struct Served {
     /// Requests of one bucket may share a run.
     pub gather: bool,
     pool: Arc<Pool>,
+    on_panic: Option<OnPanic>,
     turn: AtomicBool,
     overruns: AtomicU32,
 }
@@ -133,6 +138,7 @@ impl Served {
             turn_rows,
             gather,
             pool: parts.pool,
+            on_panic: parts.on_panic,
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),
         })
@@ -159,6 +165,14 @@ impl Served {
             Some(waiting) => self.pool.push(waiting, now)?,
         }
         Ok(awaited)
+    }
+
+    /// A run panicked.
+    #[cold]
+    pub fn panicked(&self, what: &str) {
+        if let Some(tell) = &self.on_panic {
+            tell(what);
+        }
     }
 
     /// A run in the turn took `took` for `rows` rows: what cannot keep within the turn's bound leaves it for good.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -12,6 +13,10 @@ use super::{
     store::{FoundModel, Repository},
     table::{Model, State, Version},
 };
+
+/// So many panics of a version within `PANIC_WINDOW` fail it.
+pub const MOST_PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
 
 /// A model in the manager's book.
 pub struct Entry {
@@ -26,6 +31,22 @@ pub struct Entry {
     on_disk: BTreeSet<u64>,
     standings: Standings,
     states: BTreeMap<u64, State>,
+    /// When a run of each version panicked lately, and whether it is being opened again.
+    panics: BTreeMap<u64, Vec<Instant>>,
+    reopening: BTreeSet<u64>,
+    /// A version has served.
+    served: bool,
+}
+
+/// What a panic leads to.
+#[derive(Debug)]
+pub enum Remedy {
+    /// The version does not serve any more, or is being opened again already.
+    Nothing,
+    /// It serves on until this is done.
+    Reopen(Job),
+    /// It has failed.
+    Failed,
 }
 
 /// A version to open.
@@ -36,6 +57,8 @@ pub struct Job {
     /// Relative to the repository.
     pub file: String,
     pub options: Arc<ModelOptions>,
+    /// The version serves, and is opened again after a panic: the digest that its files must still have.
+    pub reopens: Option<String>,
 }
 
 /// Every model of the repository, those that shall not be loaded too. The error is one of the whole start: a name in
@@ -88,6 +111,9 @@ impl Entry {
             on_disk: found.numbers(),
             standings: Standings::new(),
             states: BTreeMap::new(),
+            panics: BTreeMap::new(),
+            reopening: BTreeSet::new(),
+            served: false,
         };
         let idle = entry.idle_state();
         entry.states = entry.on_disk.iter().map(|n| (*n, idle.clone())).collect();
@@ -118,12 +144,7 @@ impl Entry {
                 Action::Load(number) => {
                     self.standings.insert(number, Standing::Loading);
                     self.states.insert(number, State::Loading);
-                    jobs.push(Job {
-                        model: self.name.clone(),
-                        number,
-                        file: self.files.get(&number).cloned().unwrap_or_default(),
-                        options: self.options.clone(),
-                    });
+                    jobs.push(self.job(number, None));
                 }
                 Action::Unload(number) => {
                     self.standings.remove(&number);
@@ -134,12 +155,54 @@ impl Entry {
         jobs
     }
 
+    fn job(&self, number: u64, reopens: Option<String>) -> Job {
+        Job {
+            model: self.name.clone(),
+            number,
+            file: self.files.get(&number).cloned().unwrap_or_default(),
+            options: self.options.clone(),
+            reopens,
+        }
+    }
+
+    /// A run of the version panicked at `now`: it is opened again, and fails for good when it happens too often.
+    pub fn panicked(&mut self, number: u64, what: &str, now: Instant) -> Remedy {
+        let Some(State::Ready(version)) = self.states.get(&number) else { return Remedy::Nothing };
+        let sha256 = version.sha256.clone();
+        let lately = self.panics.entry(number).or_default();
+        lately.retain(|at| now.saturating_duration_since(*at) < PANIC_WINDOW);
+        lately.push(now);
+        if lately.len() >= MOST_PANICS {
+            let window = PANIC_WINDOW.as_secs();
+            let reason = format!("{MOST_PANICS} panics within {window} s, the last: {what}");
+            self.panics.remove(&number);
+            self.reopening.remove(&number);
+            self.opened(number, Err(reason));
+            return Remedy::Failed;
+        }
+        match self.reopening.insert(number) {
+            true => Remedy::Reopen(self.job(number, Some(sha256))),
+            false => Remedy::Nothing,
+        }
+    }
+
+    /// A version that serves was opened again after a panic. Where it was not, what serves goes on; where it has
+    /// failed meanwhile, it stays so.
+    pub fn reopened(&mut self, number: u64, result: Result<Arc<Version>, String>) {
+        if self.reopening.remove(&number)
+            && let (Ok(version), Some(State::Ready(_))) = (result, self.states.get(&number))
+        {
+            self.states.insert(number, State::Ready(version));
+        }
+    }
+
     /// A version was opened, or was not.
     pub fn opened(&mut self, number: u64, result: Result<Arc<Version>, String>) {
         let (standing, state) = match result {
             Ok(version) => (Standing::Ready, State::Ready(version)),
             Err(reason) => (Standing::Failed, State::Failed(reason)),
         };
+        self.served |= standing == Standing::Ready;
         self.standings.insert(number, standing);
         self.states.insert(number, state);
     }
@@ -161,6 +224,14 @@ impl Entry {
     pub fn done(&self, readiness: Readiness) -> bool {
         let serves = lifecycle::current(&self.standings).is_some();
         !self.wanted || (self.settled() && (serves || readiness == Readiness::Lenient))
+    }
+
+    /// Whether it has served, is still wanted, and has no version left.
+    pub fn lost(&self) -> bool {
+        self.served
+            && self.wanted
+            && self.settled()
+            && lifecycle::current(&self.standings).is_none()
     }
 
     pub fn problem(&self) -> Option<&str> {

@@ -34,8 +34,9 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "backend_reason": opened.backend_reason,
         "runtime": opened.backend.describe(),
         "providers": opened.session.providers(),
+        "warnings": opened.session.warnings(),
         "mode": choice.execution.name(),
-        "mode_reason": choice.reason,
+        "mode_reason": without_mode(&choice.reason, choice.execution.name()),
         "shares_runs": choice.gather,
         "turn_rows": choice.turn_rows,
         "signature": signature(&opened.signature),
@@ -62,6 +63,13 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
     })
 }
 
+/// The reason, where it opens with the mode, without it: whoever prints one has printed the other.
+fn without_mode<'a>(reason: &'a str, mode: &str) -> &'a str {
+    let rest = reason.strip_prefix(mode);
+    let rest = rest.and_then(|r| r.strip_prefix(": ").or_else(|| r.strip_prefix(", ")));
+    rest.unwrap_or(reason)
+}
+
 fn probe(opened: &Opened) -> Value {
     let Some(probe) = &opened.probe else { return Value::Null };
     let row = |&(rows, took): &(usize, Duration)| {
@@ -73,6 +81,7 @@ fn probe(opened: &Opened) -> Value {
         })
     };
     json!({
+        "measured": opened.measured.to_string(),
         "table": probe.rows.iter().map(row).collect::<Vec<Value>>(),
         "rows_agree": match &probe.consistent {
             Ok(largest) => format!("yes, within {largest:.1e}"),
@@ -106,4 +115,17 @@ fn millis(took: Duration) -> f64 {
 /// To three digits after the point: what comes after is noise.
 fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_is_said_once() {
+        assert_eq!(without_mode("turn: a single run takes 4µs", "turn"), "a single run takes 4µs");
+        assert_eq!(without_mode("batch, as set", "batch"), "as set");
+        let refused = "'turn' is set and refused: why; instead batch: it pays";
+        assert_eq!(without_mode(refused, "batch"), refused);
+    }
 }

@@ -7,14 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use crossbeam_channel::Sender;
 use sha2::{Digest, Sha256};
 
 use super::{
     entry::Job,
     explain,
+    measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
     store::Repository,
     table::Version,
@@ -24,7 +26,7 @@ use crate::{
         cost::CostModel,
         mode::{self, Choice, Evidence, Execution},
         pool::Pool,
-        served::{Served, ServedParts, Sessions},
+        served::{OnPanic, Served, ServedParts, Sessions},
     },
     runtime::{
         graph::Graph,
@@ -107,8 +109,19 @@ pub struct Opened {
     pub weights: u64,
     /// None: `warmup: false`.
     pub probe: Option<Probe>,
+    /// Where the probe's numbers come from.
+    pub measured: Origin,
     pub open_time: Duration,
     pub probe_time: Duration,
+}
+
+/// A run of a version panicked.
+#[derive(Clone, Debug)]
+pub struct Panicked {
+    pub model: Arc<str>,
+    pub number: u64,
+    /// What the panic said.
+    pub what: String,
 }
 
 /// Opens versions and makes them ready to serve.
@@ -116,20 +129,32 @@ pub struct Loader {
     repository: Arc<Repository>,
     backends: Backends,
     pool: Arc<Pool>,
+    measurements: Measurements,
+    panics: Sender<Panicked>,
     budget: Arc<Budget>,
 }
 
 impl Loader {
-    pub fn new(repository: Arc<Repository>, backends: Backends, pool: Arc<Pool>) -> Loader {
+    /// `panics` is told of every panic around a session that this loader opened, unless it is full.
+    pub fn new(
+        repository: Arc<Repository>,
+        backends: Backends,
+        pool: Arc<Pool>,
+        measurements: Measurements,
+        panics: Sender<Panicked>,
+    ) -> Loader {
         let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
-        Loader { repository, backends, pool, budget }
+        Loader { repository, backends, pool, measurements, panics, budget }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
     pub fn load(&self, job: &Job) -> Result<Arc<Version>, String> {
         guarded(|| {
             let start = Instant::now();
-            let opened = open(&self.repository, &self.backends, job)?;
+            let opened = open(&self.repository, &self.backends, &self.measurements, job)?;
+            for warning in opened.session.warnings() {
+                tracing::warn!(model = &*job.model, version = job.number, "{warning}");
+            }
             Ok(self.finish(job, opened, start))
         })
     }
@@ -165,6 +190,7 @@ impl Loader {
             cost,
             stats: stats.clone(),
             pool: self.pool.clone(),
+            on_panic: Some(self.on_panic(job)),
         });
         let (backend, platform) = names(opened.backend.name());
         let timeout = options.default_timeout_ms;
@@ -180,7 +206,17 @@ impl Loader {
             providers: opened.session.providers().to_vec(),
             default_timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
             options: options.clone(),
+            sha256: opened.sha256,
             explanation,
+        })
+    }
+
+    fn on_panic(&self, job: &Job) -> OnPanic {
+        let (panics, model, number) = (self.panics.clone(), job.model.clone(), job.number);
+        Box::new(move |what| {
+            let panicked = Panicked { model: model.clone(), number, what: what.to_owned() };
+            // Full: as many panics are known already as it takes to fail a version many times over.
+            let _ = panics.try_send(panicked);
         })
     }
 
@@ -253,9 +289,17 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String>
 }
 
 /// Reads, opens and probes a version.
-pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<Opened, String> {
+pub fn open(
+    repository: &Repository,
+    backends: &Backends,
+    measurements: &Measurements,
+    job: &Job,
+) -> Result<Opened, String> {
     let options = &*job.options;
     let (source, sha256) = read(repository, &job.file)?;
+    if job.reopens.as_ref().is_some_and(|serving| *serving != sha256) {
+        return Err(format!("{}: the files are no longer those that serve", job.file));
+    }
     let source = Arc::new(source);
     let fail = |e: String| format!("{}: {e}", job.file);
     if !source.graph.unsupported.is_empty() {
@@ -275,7 +319,12 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
     let start = Instant::now();
     let most = options.batching.max_batch_size;
     let sizes: Vec<usize> = PROBED_ROWS.into_iter().filter(|rows| *rows <= most).collect();
-    let probe = options.warmup.then(|| probe::probe(&*session, &sizes));
+    let measured = options.warmup.then(|| {
+        let (runtime, options) = (backend.describe(), &options.session);
+        let subject = measurements.subject(&sha256, runtime, &*session, options, &sizes);
+        measurements.probe(&subject, &*session, SystemTime::now())
+    });
+    let (probe, measured) = measured.map_or((None, Origin::Now), |(p, origin)| (Some(p), origin));
     if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
         tracing::info!(model = job.file, error, "the model does not take all made-up input");
     }
@@ -289,6 +338,7 @@ pub fn open(repository: &Repository, backends: &Backends, job: &Job) -> Result<O
         source,
         sha256,
         probe,
+        measured,
         open_time,
         probe_time: start.elapsed(),
     })
@@ -411,6 +461,10 @@ impl Session for Wrapped {
 
     fn providers(&self) -> &[String] {
         self.session.providers()
+    }
+
+    fn warnings(&self) -> &[String] {
+        self.session.warnings()
     }
 
     fn run(

@@ -38,6 +38,10 @@ fn classifier() -> Vec<u8> {
 }
 
 fn manager(root: &Path, backend: BackendChoice) -> Manager {
+    manager_with_state(root, backend, None)
+}
+
+fn manager_with_state(root: &Path, backend: BackendChoice, state: Option<&Path>) -> Manager {
     let mut backends = Backends { ort: Err("it is left out of this test".into()), tract: None };
     for found in testing::backends() {
         match found.name() {
@@ -48,7 +52,8 @@ fn manager(root: &Path, backend: BackendChoice) -> Manager {
     let pool = Pool::new(Threads { network: 1, executors: 1 });
     let defaults = Defaults { backend, ..Defaults::default() };
     let options = Options { models: root.to_path_buf(), defaults, ..Options::default() };
-    let manager = Manager::start(&options, Deps { backends, pool, cores: 2 }).unwrap();
+    let state = state.map(Path::to_path_buf);
+    let manager = Manager::start(&options, Deps { backends, pool, cores: 2, state }).unwrap();
     assert!(manager.wait_initial(Duration::from_secs(120)));
     manager
 }
@@ -85,6 +90,46 @@ fn a_real_model_loads_on_every_runtime_and_answers_on_every_thread() {
                 .collect();
             assert_eq!(values, [0.0, 0.0, 1.0], "{} slot {slot}", backend.name());
         }
+    }
+}
+
+#[test]
+fn a_second_start_reads_what_the_first_measured() {
+    let dir = TempDir::new().unwrap();
+    let state = TempDir::new().unwrap();
+    put(dir.path(), "classes/1/model.onnx", &classifier());
+    for backend in testing::backends() {
+        let choice = match backend.name() {
+            "ort" => BackendChoice::Ort,
+            _ => BackendChoice::Tract,
+        };
+        let probe = |repository: &Path, model: &str| {
+            let manager = manager_with_state(repository, choice, Some(state.path()));
+            let version = manager.table.load().resolve(model, "").unwrap();
+            version.explanation["probe"].clone()
+        };
+        let first = probe(dir.path(), "classes");
+        assert_eq!(first["measured"], "measured now", "{}", backend.name());
+        let second = probe(dir.path(), "classes");
+        let text = second["measured"].as_str().unwrap();
+        assert!(text.starts_with("from the state directory, measured 2"), "{text}");
+        assert_eq!(first["table"], second["table"]);
+
+        // Another model with the same file; and one in the same process, loaded after it.
+        let other = TempDir::new().unwrap();
+        put(other.path(), "a/1/model.onnx", &classifier());
+        put(other.path(), "a/2/model.onnx", &classifier());
+        put(other.path(), "a/model.yaml", b"versions: all");
+        assert_eq!(probe(other.path(), "a")["table"], first["table"]);
+        let manager = manager(other.path(), choice);
+        let table = manager.table.load();
+        let measured = |version: &str| {
+            table.resolve("a", version).unwrap().explanation["probe"]["measured"].to_string()
+        };
+        let mut both = [measured("1"), measured("2")];
+        both.sort();
+        assert!(both[0].contains("from a load of the same files"), "{both:?}");
+        assert!(both[1].contains("measured now"), "{both:?}");
     }
 }
 

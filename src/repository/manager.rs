@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,8 +16,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    entry::{Entry, Job, entries},
-    loader::{Backends, Loader, starts_threads},
+    entry::{Entry, Job, Remedy, entries},
+    loader::{Backends, Loader, Panicked, starts_threads},
+    measured::Measurements,
     options::{Options, Readiness},
     priority,
     store::Repository,
@@ -32,19 +33,25 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// The protobuf of a model nests, and so do the graphs that runtimes build of it.
 const LOADER_STACK: usize = 16 << 20;
 
+/// Panics that wait for the manager; a few are enough to fail a version.
+const PANICS: usize = 256;
+
 /// What the manager needs from the rest of the process.
 pub struct Deps {
     pub backends: Backends,
     pub pool: Arc<Pool>,
     /// Cores of the process's budget.
     pub cores: usize,
+    /// Where measurements are kept between starts; `None`: nowhere.
+    pub state: Option<PathBuf>,
 }
 
 /// A running manager. Dropping it ends its threads once they are through with what they do; the table stays.
 pub struct Manager {
     /// What requests see.
     pub table: SharedTable,
-    /// The server's readiness as far as models decide it. Once true it stays.
+    /// The server's readiness as far as models decide it. Once true it stays, unless a wanted model loses its last
+    /// version.
     pub ready: Arc<AtomicBool>,
     initial: Arc<Initial>,
     stop: Sender<()>,
@@ -83,7 +90,10 @@ impl Manager {
         let (stop, stopped) = bounded(1);
         let (alive, ended) = bounded(0);
         let (report, reports) = bounded(at_once);
-        let loader = Arc::new(Loader::new(repository, deps.backends, deps.pool));
+        let (panic, panics) = bounded(PANICS);
+        let measurements = Measurements::new(deps.state.as_deref());
+        let loader =
+            Arc::new(Loader::new(repository, deps.backends, deps.pool, measurements, panic));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let mut state = Keeper {
             entries,
@@ -97,11 +107,12 @@ impl Manager {
             readiness: options.readiness,
             published: Instant::now(),
             dirty: true,
+            reached: false,
         };
         state.begin();
         spawn("onnxd-manager".into(), move || {
             let _alive = alive;
-            state.run(&reports, &stopped);
+            state.run(&reports, &panics, &stopped);
         })?;
         Ok(Manager { table, ready, initial, stop, ended })
     }
@@ -194,6 +205,8 @@ struct Keeper {
     readiness: Readiness,
     published: Instant,
     dirty: bool,
+    /// The server has been ready.
+    reached: bool,
 }
 
 impl Keeper {
@@ -214,7 +227,12 @@ impl Keeper {
         self.publish();
     }
 
-    fn run(&mut self, reports: &Receiver<Report>, stopped: &Receiver<()>) {
+    fn run(
+        &mut self,
+        reports: &Receiver<Report>,
+        panics: &Receiver<Panicked>,
+        stopped: &Receiver<()>,
+    ) {
         loop {
             self.dispatch();
             if self.dirty && (self.under_way == 0 || self.published.elapsed() >= PUBLISH_EVERY) {
@@ -228,6 +246,10 @@ impl Keeper {
             select! {
                 recv(reports) -> report => match report {
                     Ok(report) => self.take(report),
+                    Err(_) => return,
+                },
+                recv(panics) -> panicked => match panicked {
+                    Ok(panicked) => self.mend(&panicked),
                     Err(_) => return,
                 },
                 recv(wait) -> _ => {}
@@ -262,7 +284,40 @@ impl Keeper {
         let Report { job, result, took } = report;
         registry().set_load_time(&job.model, &job.number.to_string(), took);
         let Some(entry) = self.entries.get_mut(&*job.model) else { return };
-        entry.opened(job.number, result);
+        match job.reopens {
+            Some(_) => entry.reopened(job.number, result),
+            None => entry.opened(job.number, result),
+        }
+        self.changed(&job.model);
+    }
+
+    /// After a panic: opens the version again, or takes it out.
+    fn mend(&mut self, panicked: &Panicked) {
+        let Panicked { model, number, what } = panicked;
+        let Some(entry) = self.entries.get_mut(&**model) else { return };
+        let (model, version) = (&**model, *number);
+        match entry.panicked(version, what, Instant::now()) {
+            Remedy::Nothing => tracing::error!(model, version, what, "a run panicked"),
+            Remedy::Reopen(job) => {
+                tracing::error!(
+                    model,
+                    version,
+                    what,
+                    "a run panicked: the version is opened again"
+                );
+                // Before what is new: this one has callers.
+                self.queue.push_front(job);
+            }
+            Remedy::Failed => {
+                tracing::error!(model, version, what, "too many runs panicked: the version fails");
+                self.changed(model);
+            }
+        }
+    }
+
+    /// Takes the model's next steps, and has its row published.
+    fn changed(&mut self, model: &str) {
+        let Some(entry) = self.entries.get_mut(model) else { return };
         self.queue.extend(entry.advance());
         let row = entry.row();
         count(&row);
@@ -275,11 +330,9 @@ impl Keeper {
         self.published = Instant::now();
         self.dirty = false;
         // After the table, so that who sees the flag sees the models.
-        if !self.ready.load(Ordering::Relaxed)
-            && self.entries.values().all(|e| e.done(self.readiness))
-        {
-            self.ready.store(true, Ordering::Release);
-        }
+        self.reached = self.reached || self.entries.values().all(|e| e.done(self.readiness));
+        let ready = self.reached && !self.entries.values().any(Entry::lost);
+        self.ready.store(ready, Ordering::Release);
         if self.queue.is_empty() && self.under_way == 0 {
             *self.initial.settled.lock() = true;
             self.initial.changed.notify_all();
@@ -302,6 +355,18 @@ fn announce(report: &Report) {
     let (model, version) = (&*report.job.model, report.job.number);
     let ms = report.took.as_millis() as u64;
     match &report.result {
+        Ok(_) if report.job.reopens.is_some() => {
+            tracing::info!(model, version, ms, "the version was opened again");
+        }
+        Err(reason) if report.job.reopens.is_some() => {
+            tracing::error!(
+                model,
+                version,
+                reason,
+                ms,
+                "the version could not be opened again: the sessions that serve stay"
+            );
+        }
         Ok(v) => {
             let text = |key: &str| v.explanation[key].as_str().unwrap_or_default().to_string();
             tracing::info!(
@@ -326,26 +391,58 @@ pub struct Line {
     pub current: Option<u64>,
     /// Every version that serves.
     pub serving: Vec<u64>,
-    /// Backend, mode and why, of the current version; else why none serves.
-    pub text: String,
+    /// Of the current version; empty where none serves, as is `mode`.
+    pub backend: String,
+    pub mode: String,
+    /// Why the current version has its mode; else why none serves.
+    pub why: String,
     /// Versions that failed, with the reason.
     pub failed: Vec<(u64, String)>,
 }
 
-/// The banner's part about models: one line for each, and one more for each version that failed.
+/// The banner's part about models: a table with a row for each, and a line for each version that failed.
 pub fn banner(table: &Table, models: &Path) -> String {
     let lines = summary(table);
     let serving = lines.iter().filter(|l| l.current.is_some()).count();
     let mut text = format!("serving {serving} of {} models in {}", lines.len(), models.display());
-    for line in &lines {
-        let versions: Vec<String> = line.serving.iter().map(u64::to_string).collect();
-        let mark = if line.current.is_some() { "+" } else { "-" };
-        text.push_str(&format!("\n {mark} {} {} {}", line.model, versions.join(","), line.text));
-        for (number, why) in line.failed.iter().filter(|(_, why)| *why != line.text) {
-            text.push_str(&format!("\n   version {number} cannot serve: {why}"));
+    let rows: Vec<[String; 4]> = lines.iter().map(cells).collect();
+    let head = ["model", "versions", "runtime", "mode"];
+    let width = |at: usize| {
+        let cells = rows.iter().map(|row| row[at].chars().count());
+        cells.max().unwrap_or(0).max(head[at].len())
+    };
+    let [model, versions, runtime, mode] = [0, 1, 2, 3].map(width);
+    let mut row = |mark: char, [a, b, c, d]: [&str; 4], why: &str| {
+        text.push_str(&format!(
+            "\n {mark} {a:<model$}  {b:<versions$}  {c:<runtime$}  {d:<mode$}  {}",
+            on_one_line(why)
+        ));
+    };
+    if !rows.is_empty() {
+        row(' ', head, "why");
+    }
+    for (line, cells) in lines.iter().zip(&rows) {
+        let mark = if line.current.is_some() { '+' } else { '-' };
+        row(mark, cells.each_ref().map(String::as_str), &line.why);
+        for (number, why) in line.failed.iter().filter(|(_, why)| *why != line.why) {
+            let what = format!("version {number} cannot serve: {why}");
+            row(' ', ["", "", "", ""], &what);
         }
     }
     text
+}
+
+/// Model, versions, runtime and mode.
+fn cells(line: &Line) -> [String; 4] {
+    let or_dash = |text: &str| if text.is_empty() { "-".into() } else { text.to_string() };
+    let versions: Vec<String> = line.serving.iter().map(u64::to_string).collect();
+    [line.model.clone(), or_dash(&versions.join(",")), or_dash(&line.backend), or_dash(&line.mode)]
+}
+
+/// Reasons quote runtimes, and those quote model files: none may break the table or move a terminal's cursor.
+fn on_one_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().map(plain).collect()
 }
 
 /// What serves and what does not, by name of the model.
@@ -359,11 +456,13 @@ fn line(model: &Model) -> Line {
     let of = |wanted: fn(&State) -> bool| {
         model.versions.iter().filter(move |(_, s)| wanted(s)).map(|(n, s)| (*n, s))
     };
-    let text = match &model.current {
-        Some(version) => {
-            let field = |key: &str| version.explanation[key].as_str().unwrap_or_default();
-            format!("{}, {}: {}", version.platform, field("mode"), field("mode_reason"))
-        }
+    let current = model.current.as_deref();
+    let field = |key: &str| {
+        let value = current.and_then(|version| version.explanation[key].as_str());
+        value.unwrap_or_default().to_string()
+    };
+    let why = match current {
+        Some(_) => field("mode_reason"),
         None => match (&model.failed, model.versions.values().next_back()) {
             (Some(why), _) => why.clone(),
             (None, Some(State::Loading | State::Warming)) => "loading".into(),
@@ -373,9 +472,11 @@ fn line(model: &Model) -> Line {
     };
     Line {
         model: model.name.to_string(),
-        current: model.current.as_ref().map(|v| v.number),
+        current: current.map(|v| v.number),
         serving: of(|s| matches!(s, State::Ready(_))).map(|(n, _)| n).collect(),
-        text,
+        backend: current.map_or("", |v| v.backend).to_string(),
+        mode: field("mode"),
+        why,
         failed: of(|s| matches!(s, State::Failed(_)))
             .filter(|_| model.failed.is_none())
             .map(|(n, s)| (n, s.reason().to_string()))

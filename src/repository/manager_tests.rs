@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    batcher::pool::Threads,
+    batcher::{executor::Executors, pool::Threads, served::Request},
     repository::{
         check::check,
         config::ModelConfig,
@@ -25,6 +25,7 @@ use crate::{
     },
     types::{
         datatype::Datatype,
+        error::{Code, Error},
         model::{Dim, Signature},
         tensor::{Tensor, TensorView, element_count},
     },
@@ -40,7 +41,12 @@ struct Fake {
     most_at_once: AtomicUsize,
 }
 
-struct FakeSession(Arc<Signature>);
+struct FakeSession {
+    signature: Arc<Signature>,
+    warnings: Vec<String>,
+    /// Panics where it reads this.
+    poison: Option<f32>,
+}
 
 impl Backend for Fake {
     fn name(&self) -> &'static str {
@@ -63,19 +69,27 @@ impl Backend for Fake {
             Some("panic") => panic!("the fake panics"),
             _ => {}
         }
+        let warns = graph.metadata.get("fake").is_some_and(|f| f == "warn");
+        let warnings = if warns { vec!["length fixed to 7".to_string()] } else { Vec::new() };
         let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
         let can_batch = Signature::batchable(&inputs, &outputs);
-        Ok(Arc::new(FakeSession(Arc::new(Signature { inputs, outputs, can_batch }))))
+        let signature = Arc::new(Signature { inputs, outputs, can_batch });
+        let poison = graph.metadata.get("fake").is_some_and(|f| f == "poison").then_some(13.0f32);
+        Ok(Arc::new(FakeSession { signature, warnings, poison }))
     }
 }
 
 impl Session for FakeSession {
     fn signature(&self) -> &Arc<Signature> {
-        &self.0
+        &self.signature
     }
 
     fn providers(&self) -> &[String] {
         &[]
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn run(
@@ -84,6 +98,9 @@ impl Session for FakeSession {
         _: Option<&Cancel>,
     ) -> Result<Outputs, RunError> {
         let first = inputs.iter().flatten().next().and_then(|i| i.dims.first().copied());
+        let start = inputs.iter().flatten().next().and_then(|i| i.data.first_chunk::<4>());
+        let start = start.map(|bytes| f32::from_le_bytes(*bytes));
+        assert!(self.poison.is_none() || start != self.poison, "the fake was poisoned");
         let output = |spec: &crate::types::model::TensorSpec| {
             let dims = spec.dims.iter().flatten().enumerate().map(|(at, dim)| match dim {
                 Dim::Fixed(n) => *n,
@@ -94,7 +111,7 @@ impl Session for FakeSession {
             let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
             Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
         };
-        Ok(self.0.outputs.iter().map(output).collect())
+        Ok(self.signature.outputs.iter().map(output).collect())
     }
 }
 
@@ -121,7 +138,7 @@ fn backends(fake: &Arc<Fake>) -> Backends {
 
 fn deps(fake: &Arc<Fake>) -> Deps {
     let pool = Pool::new(Threads { network: 1, executors: 1 });
-    Deps { backends: backends(fake), pool, cores: 2 }
+    Deps { backends: backends(fake), pool, cores: 2, state: None }
 }
 
 fn options(root: &Path) -> Options {
@@ -190,6 +207,28 @@ fn a_broken_newest_version_is_reported_and_the_one_before_serves() {
     for (_, why) in failed {
         assert!(!why.contains(&*dir.path().to_string_lossy()), "a path of the machine: {why}");
     }
+}
+
+#[test]
+fn the_banner_is_a_table_that_says_everything_once() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "a-long-name/1/model.onnx", &model(""));
+    put(dir.path(), "a-long-name/2/model.onnx", &model(""));
+    put(dir.path(), "a-long-name/3/model.onnx", &model("refuse"));
+    let yaml = b"versions: {latest: 2}\nbatching: {mode: single}\n";
+    put(dir.path(), "a-long-name/model.yaml", yaml);
+    put(dir.path(), "bad/1/model.onnx", b"");
+    let (manager, _) = started(&options(dir.path()));
+    let banner = banner(&manager.table.load(), Path::new("models"));
+    let expected = "\
+serving 1 of 2 models in models
+   model        versions  runtime  mode    why
+ + a-long-name  1,2       tract    single  as set
+                                           version 3 cannot serve: a-long-name/3/model.onnx: no operator";
+    assert!(banner.starts_with(expected), "{banner}");
+    let bad = "\n - bad          -         -        -       bad/1/model.onnx: the file is empty";
+    assert!(banner.ends_with(bad), "{banner}");
+    assert_eq!(on_one_line("a\nb\u{1b}[2J\n"), "a b [2J");
 }
 
 #[test]
@@ -302,6 +341,23 @@ fn small_models_get_a_session_for_each_thread() {
 }
 
 #[test]
+fn what_a_runtime_did_otherwise_is_explained() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "plain/1/model.onnx", &model(""));
+    put(dir.path(), "warned/1/model.onnx", &model("warn"));
+    put(dir.path(), "overridden/1/model.onnx", &model("warn"));
+    put(dir.path(), "overridden/model.yaml", b"labels: {y: [a, b, c]}");
+    let (manager, _) = started(&options(dir.path()));
+    let warnings = |name: &str| {
+        let version = manager.table.load().resolve(name, "").unwrap();
+        version.explanation["warnings"].clone()
+    };
+    assert_eq!(warnings("plain"), json!([]));
+    assert_eq!(warnings("warned"), json!(["length fixed to 7"]));
+    assert_eq!(warnings("overridden"), json!(["length fixed to 7"]));
+}
+
+#[test]
 fn external_data_is_part_of_the_digest_and_held_to_its_folder() {
     let dir = TempDir::new().unwrap();
     let with =
@@ -384,4 +440,119 @@ fn overrides_that_do_not_fit_the_graph_are_refused() {
     assert!(why("c").contains("backend ort is set, but ONNX Runtime could not be loaded"));
     assert!(!why("c").contains("here"), "where it was looked for is for the log: {}", why("c"));
     assert_eq!(current(&manager, "d"), Ok(1));
+}
+
+/// Asks the version that serves for one row that begins with `value`.
+fn ask(manager: &Manager, value: f32) -> Result<(), Error> {
+    let version = manager.table.load().resolve("iris", "")?;
+    let row: Vec<u8> = [value, 0.0, 0.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let data = Bytes::from(row);
+    let dims = crate::types::tensor::Dims::from_slice(&[1, 4]);
+    let request = Request {
+        inputs: [Some(Tensor { datatype: Datatype::Fp32, dims, data })].into_iter().collect(),
+        rows: 1,
+        bytes: 16,
+        bucket: 0,
+        deadline: None,
+        priority: 0,
+    };
+    let awaited = version.served.submit(request, crate::telemetry::clock::now())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(awaited).outputs.map(drop)
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < limit, "{what}: not within {SOON:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    put(dir.path(), "iris/2/model.onnx", &model("poison"));
+    let fake = Arc::new(Fake::default());
+    let deps = deps(&fake);
+    let executors = Executors::start(&deps.pool).unwrap();
+    let manager = Manager::start(&options(dir.path()), deps).unwrap();
+    assert!(manager.wait_initial(SOON));
+    let serving = || manager.table.load().resolve("iris", "2").ok();
+    for panics in 1..=2 {
+        let (before, opened) = (serving().unwrap(), fake.opened.load(SeqCst));
+        assert_eq!(ask(&manager, 1.0), Ok(()));
+        let error = ask(&manager, 13.0).unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert!(error.to_string().contains("the fake was poisoned"), "{error}");
+        until("it is opened again", || serving().is_some_and(|v| !Arc::ptr_eq(&v, &before)));
+        assert!(fake.opened.load(SeqCst) > opened, "after panic {panics}");
+        let measured = serving().unwrap().explanation["probe"]["measured"].to_string();
+        assert!(measured.contains("same files"), "{measured}");
+        assert!(manager.ready.load(SeqCst));
+    }
+    assert!(ask(&manager, 13.0).is_err());
+    until("it fails", || serving().is_none());
+    let error = manager.table.load().resolve("iris", "2").err().unwrap();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.to_string().contains("3 panics within 60 s"), "{error}");
+    until("the one before serves", || current(&manager, "iris") == Ok(1));
+    assert_eq!(ask(&manager, 13.0), Ok(()));
+    until("readiness", || manager.ready.load(SeqCst));
+    let line = &summary(&manager.table.load())[0];
+    assert_eq!((line.current, line.failed.len()), (Some(1), 1));
+    assert!(manager.close(SOON));
+    executors.stop();
+}
+
+#[test]
+fn a_model_that_lost_its_last_version_takes_the_readiness_along() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model("poison"));
+    let fake = Arc::new(Fake::default());
+    let deps = deps(&fake);
+    let executors = Executors::start(&deps.pool).unwrap();
+    let manager = Manager::start(&options(dir.path()), deps).unwrap();
+    assert!(manager.wait_initial(SOON) && manager.ready.load(SeqCst));
+    // The files have changed since: what is there now was never checked, and does not take over.
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let opened = fake.opened.load(SeqCst);
+    for _ in 0..3 {
+        assert_eq!(ask(&manager, 13.0).unwrap_err().code, Code::Internal);
+    }
+    until("it fails", || current(&manager, "iris").is_err());
+    let error = current(&manager, "iris").unwrap_err();
+    assert!(error.contains("version 1: 3 panics within 60 s"), "{error}");
+    until("the server is not ready", || !manager.ready.load(SeqCst));
+    assert_eq!(fake.opened.load(SeqCst), opened);
+    executors.stop();
+}
+
+#[test]
+fn panics_of_long_ago_do_not_count_and_what_is_late_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let (manager, _) = started(&options(dir.path()));
+    let version = manager.table.load().resolve("iris", "").unwrap();
+    let options = options(dir.path());
+    let repository = Repository::scan(&options.models).unwrap();
+    let mut entries = entries(&repository, &options).unwrap();
+    let entry = entries.get_mut("iris").unwrap();
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert!(matches!(entry.panicked(1, "early", at(0)), Remedy::Nothing), "it does not serve yet");
+    assert_eq!(entry.advance().len(), 1);
+    entry.opened(1, Ok(version.clone()));
+    let Remedy::Reopen(job) = entry.panicked(1, "a", at(0)) else { panic!("not opened again") };
+    assert_eq!(job.reopens.as_deref(), version.explanation["sha256"].as_str());
+    assert!(matches!(entry.panicked(1, "b", at(40)), Remedy::Nothing), "under way already");
+    entry.reopened(1, Err("it cannot be".into()));
+    assert!(entry.row().current.is_some(), "what serves stays");
+    assert!(matches!(entry.panicked(1, "c", at(61)), Remedy::Reopen(_)));
+    assert!(matches!(entry.panicked(1, "d", at(62)), Remedy::Failed));
+    entry.reopened(1, Ok(version));
+    let row = entry.row();
+    assert!(row.current.is_none() && entry.lost());
+    assert_eq!(row.versions[&1].reason(), "3 panics within 60 s, the last: d");
 }

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod lifecycle;
 pub mod loader;
 pub mod manager;
+pub mod measured;
 pub mod options;
 pub mod priority;
 pub mod store;

@@ -96,6 +96,11 @@ pub fn probe(session: &dyn Session, sizes: &[usize]) -> Probe {
     probe
 }
 
+/// Runs the session once on made-up input, for what the first run does to it. The error is the model's own.
+pub fn warm(session: &dyn Session) -> Result<(), String> {
+    settle(session).map(drop)
+}
+
 /// Finds a length for the dynamic dimensions that the model takes. Gives also how long the first run took.
 fn settle(session: &dyn Session) -> Result<(i64, Duration), String> {
     let mut first_error = None;

@@ -76,6 +76,8 @@ pub enum RunError {
     Invalid(String),
     /// The runtime failed.
     Failed(String),
+    /// Code of ours or of the runtime panicked: the session may be half changed, and is to be opened again.
+    Panicked(String),
     /// Our own flag ended it: nobody's fault.
     Cancelled,
 }
@@ -83,7 +85,7 @@ pub enum RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RunError::Invalid(m) | RunError::Failed(m) => f.write_str(m),
+            RunError::Invalid(m) | RunError::Failed(m) | RunError::Panicked(m) => f.write_str(m),
             RunError::Cancelled => f.write_str("the run was cancelled"),
         }
     }

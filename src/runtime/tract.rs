@@ -278,7 +278,7 @@ impl Session for TractSession {
             return Err(RunError::Cancelled);
         }
         catch_unwind(AssertUnwindSafe(|| self.run_plan(inputs)))
-            .unwrap_or_else(|_| Err(RunError::Failed("tract panicked".to_owned())))
+            .unwrap_or_else(|_| Err(RunError::Panicked("tract panicked".to_owned())))
     }
 }
 
