@@ -16,20 +16,21 @@ use crate::support::{
 
 const ENDLESS: u64 = 1_000_000_000;
 
+fn send(server: &Server, x: f64, iters: u64) -> Http {
+    let mut client = Http::connect(&server.http);
+    let body = http::burn(x, iters).to_string();
+    client.send(&http::request("POST", &infer_path("burn"), "", body.as_bytes()));
+    client
+}
+
 #[test]
 fn a_full_queue_refuses_the_surplus_and_keeps_the_rest() {
     let home =
         Home::of(&["burn"]).yaml("burn", "batching: {instances: 1, max_queue_requests: 2}\n");
     let server = Server::start(home.path(), &home.repository());
-    let send = |x: f64, iters: u64| {
-        let mut client = Http::connect(&server.http);
-        let body = http::burn(x, iters).to_string();
-        client.send(&http::request("POST", &infer_path("burn"), "", body.as_bytes()));
-        client
-    };
-    let holder = send(1.0, ENDLESS);
+    let holder = send(&server, 1.0, ENDLESS);
     watch::until_busy(&server, "burn", 1, 0);
-    let waiting = [2.0, 3.0].map(|x| (x, send(x, 1)));
+    let waiting = [2.0, 3.0].map(|x| (x, send(&server, x, 1)));
     watch::until_busy(&server, "burn", 1, 2);
 
     let calls = Grpc::connect(&server.grpc);
@@ -56,6 +57,56 @@ fn a_full_queue_refuses_the_surplus_and_keeps_the_rest() {
     for (x, mut client) in waiting {
         assert_eq!(client.read().output(0), [x]);
     }
+    server.stop();
+}
+
+#[test]
+fn bytes_that_wait_are_bounded_too() {
+    // One request of burn has 12 bytes of inputs.
+    let home = Home::of(&["burn"]).yaml("burn", "batching: {instances: 1, max_queue_bytes: 20}\n");
+    let server = Server::start(home.path(), &home.repository());
+    let holder = send(&server, 1.0, ENDLESS);
+    watch::until_busy(&server, "burn", 1, 0);
+    let mut waiting = send(&server, 2.0, 1);
+    watch::until_busy(&server, "burn", 1, 1);
+    let refused = infer(&server.http, "burn", "", &http::burn(4.0, 1));
+    assert!(refused.header("retry-after").is_some());
+    let message = refused.error(429);
+    assert!(message.contains("20 bytes"), "{message}");
+    drop(holder);
+    assert_eq!(waiting.read().output(0), [2.0]);
+    server.stop();
+}
+
+#[test]
+fn requests_and_memory_under_way_are_bounded() {
+    let home = Home::of(&["burn", "versioned"]);
+    let mut command = Server::command(home.path(), &home.repository());
+    command.env("ONNXD_MAX_REQUESTS", "2").env("ONNXD_REQUEST_MEMORY_BYTES", "100000");
+    let server = Server::launch(command.env("ONNXD_MAX_REQUEST_BYTES", "90000"));
+    let burning = [1.0, 2.0].map(|x| send(&server, x, ENDLESS));
+    watch::until("both are in", || watch::in_flight(&server, "burn") == 2);
+    let refused = infer(&server.http, "versioned", "", &http::four(1.0));
+    assert!(refused.header("retry-after").is_some());
+    refused.error(429);
+    assert_eq!(http::get(&server.http, "/v2/health/live").status, 200);
+    drop(burning);
+    watch::until("both have left", || watch::in_flight(&server, "burn") == 0);
+    assert_eq!(infer(&server.http, "versioned", "", &http::four(1.0)).output(0), [4.0; 4]);
+
+    // A body that has not come whole holds what has come of it: the next one finds no room.
+    let mut slow = Http::connect(&server.http);
+    let mut body = http::four(1.0).to_string().into_bytes();
+    body.resize(80_000, b' ');
+    let request = http::request("POST", &infer_path("versioned"), "", &body);
+    slow.send(&request[..request.len() - 1]);
+    watch::until("the memory is taken", || {
+        let answer = Http::connect(&server.http).ask("POST", &infer_path("versioned"), "", &body);
+        assert!(matches!(answer.status, 200 | 429), "{}", answer.status);
+        answer.status == 429 && answer.header("retry-after").is_some()
+    });
+    slow.send(&request[request.len() - 1..]);
+    assert_eq!(slow.read().output(0), [4.0; 4]);
     server.stop();
 }
 

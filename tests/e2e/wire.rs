@@ -195,8 +195,16 @@ fn a_connection_outlives_the_errors_on_it() {
         let answer = client.ask("POST", &infer_path("versioned"), "", good.as_bytes());
         assert_eq!(answer.output(0), [4.0; 4], "after {bad:?}");
     }
-    let expecting =
-        client.ask("POST", &infer_path("versioned"), "expect: 100-continue\r\n", good.as_bytes());
-    assert!(matches!(expecting.status, 100 | 200), "{}", expecting.status);
+    client.send(&request(
+        "POST",
+        &infer_path("versioned"),
+        "expect: 100-continue\r\n",
+        good.as_bytes(),
+    ));
+    let mut answer = client.read();
+    if answer.status == 100 {
+        answer = client.read();
+    }
+    assert_eq!(answer.output(0), [4.0; 4]);
     server.stop();
 }

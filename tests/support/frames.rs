@@ -86,7 +86,9 @@ impl Frames {
     /// The next thing that happens. Settings and pings are acknowledged on the way.
     pub fn event(&mut self) -> io::Result<Event> {
         loop {
-            let Some((kind, flags, id, payload)) = self.frame()? else { return Ok(Event::Closed) };
+            let Some(Frame { kind, flags, id, payload }) = self.frame()? else {
+                return Ok(Event::Closed);
+            };
             let number = |at: usize| {
                 let bytes = payload[at..at + 4].try_into().expect("four bytes");
                 u32::from_be_bytes(bytes) & 0x7fff_ffff
@@ -109,15 +111,15 @@ impl Frames {
         }
     }
 
-    fn frame(&mut self) -> io::Result<Option<(u8, u8, u32, Vec<u8>)>> {
+    fn frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(b) = self.buffer.get(..9) {
                 let length = u32::from_be_bytes([0, b[0], b[1], b[2]]) as usize;
-                let head = (b[3], b[4], u32::from_be_bytes([b[5], b[6], b[7], b[8]]));
+                let (kind, flags) = (b[3], b[4]);
+                let id = u32::from_be_bytes([b[5], b[6], b[7], b[8]]);
                 if self.buffer.len() >= 9 + length {
-                    let payload = self.buffer[9..9 + length].to_vec();
-                    self.buffer.drain(..9 + length);
-                    return Ok(Some((head.0, head.1, head.2, payload)));
+                    let payload = self.buffer.drain(..9 + length).skip(9).collect();
+                    return Ok(Some(Frame { kind, flags, id, payload }));
                 }
             }
             let mut part = [0; 1 << 14];
@@ -128,6 +130,13 @@ impl Frames {
             self.buffer.extend_from_slice(&part[..read]);
         }
     }
+}
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    id: u32,
+    payload: Vec<u8>,
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]) {
