@@ -328,3 +328,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "fast_tests.rs"]
+mod against_tonic;

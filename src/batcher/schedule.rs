@@ -45,6 +45,9 @@ pub struct QueueConfig {
     pub instances: usize,
     /// Its share of executor time relative to others (`DEFAULT_WEIGHT`).
     pub weight: u32,
+    /// Whether the reserve lane may run it: not where a request decides what it costs, for the learned cost then says
+    /// nothing of the next run, and one long run would take the reserve from everybody.
+    pub reserve: bool,
     /// What a run should take at most; the learned cost then bounds the batch (to one request at least).
     pub latency_target: Option<Duration>,
     /// Learned by whoever runs it; read here.
@@ -113,7 +116,7 @@ struct Active {
     virtual_time: u64,
     /// Breaks ties: who ran longest ago.
     turn: u64,
-    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown.
+    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown, or not to be relied on.
     least: u64,
     /// Nanoseconds to run all that waits; 0 where unknown.
     backlog: u64,
@@ -477,7 +480,7 @@ impl<T: Abandoned> Schedule<T> {
             weight: entry.config.weight,
             virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
             turn: entry.turn,
-            least: cost.expect(1).map_or(u64::MAX, nanos),
+            least: cost.expect(1).filter(|_| entry.config.reserve).map_or(u64::MAX, nanos),
             backlog: entry.backlog(),
             not_before: Tick(0),
             priority,

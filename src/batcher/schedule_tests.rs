@@ -38,6 +38,7 @@ fn config(cost: Option<Duration>) -> QueueConfig {
         batch: false,
         instances: 0,
         weight: DEFAULT_WEIGHT,
+        reserve: true,
         latency_target: None,
         cost: Arc::new(model),
     }
@@ -438,6 +439,24 @@ fn priority_goes_before_fairness_and_a_latency_target_bounds_the_batch() {
     // 2.5 ms a row with its margin: four in twelve.
     assert_eq!(runs[..10], [(1, 1); 10]);
     assert_eq!(runs[10..], [(0, 4), (0, 4), (0, 2)]);
+}
+
+#[test]
+fn the_reserve_leaves_what_a_request_may_make_long() {
+    let mut schedule: Schedule<Job> = Schedule::new(2);
+    let mut taken = Taken::default();
+    let reserve = Lane::Reserve { limit: ms(5) };
+    schedule.add(QueueId(0), QueueConfig { reserve: false, ..config(Some(us(10))) });
+    schedule.add(QueueId(1), config(Some(us(10))));
+    let pushed = schedule.push(QueueId(0), Tick(0), job(0, Tick(0)), &mut taken.gone);
+    assert_eq!(pushed.ok().unwrap(), Pushed { runnable: true, least: None });
+    assert_eq!(schedule.next(Tick(0), reserve, &mut taken), Next::Idle);
+    schedule.push(QueueId(1), Tick(0), job(1, Tick(0)), &mut taken.gone).ok().unwrap();
+    let Next::Run(ticket) = schedule.next(Tick(0), reserve, &mut taken) else { panic!("idle") };
+    assert_eq!(ticket.id, QueueId(1));
+    taken.members.clear();
+    let Next::Run(ticket) = schedule.next(Tick(0), MAIN, &mut taken) else { panic!("idle") };
+    assert_eq!(ticket.id, QueueId(0));
 }
 
 #[test]
