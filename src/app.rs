@@ -236,7 +236,8 @@ impl Server {
         announcer.announce(Phase::Unready);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => {}
-            _ = &mut again => {}
+            // It ends the pause alone: `timeout` and some shells send a signal twice at once, to process and group.
+            _ = &mut again => again.set(shutdown::asked()),
         }
         announcer.announce(Phase::Draining);
         let limit = Instant::now() + Duration::from_millis(config.drain_timeout_ms);
