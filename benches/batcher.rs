@@ -83,6 +83,7 @@ fn schedule(c: &mut Criterion) {
                 batch: true,
                 instances: 0,
                 weight: DEFAULT_WEIGHT,
+                reserve: true,
                 latency_target: None,
                 cost: cost.clone(),
             };

@@ -248,9 +248,9 @@ fn allocations_per_request_are_held() {
     let length = format!("inference-header-content-length: {}\r\n", head.len());
     let [http, grpc, _] = &server.addresses;
     let mut clients: [(&str, f64, Box<dyn Client>); 3] = [
-        ("HTTP JSON", 18.0, Box::new(Http::new(http, "", json.as_bytes()))),
-        ("HTTP binary", 20.0, Box::new(Http::new(http, &length, &binary))),
-        ("gRPC", 26.0, Box::new(Grpc::new(grpc, &message(&raw)))),
+        ("HTTP JSON", 12.5, Box::new(Http::new(http, "", json.as_bytes()))),
+        ("HTTP binary", 16.5, Box::new(Http::new(http, &length, &binary))),
+        ("gRPC", 15.5, Box::new(Grpc::new(grpc, &message(&raw)))),
     ];
     let mut over = Vec::new();
     for (protocol, bound, client) in &mut clients {

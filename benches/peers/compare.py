@@ -4,7 +4,7 @@
 Run by benches/peers.sh. Prints Markdown: the pairs with the interval of each ratio's median, an A/A pair (onnxd and onnxd) that
 says what this machine's noise alone makes of a ratio, bare onnxruntime taken in the same minutes, and health checks under load.
 """
-import argparse, datetime, functools, http.client, json, math, os, platform, signal, statistics, subprocess, sys, threading, time
+import argparse, datetime, functools, http.client, json, math, os, platform, signal, statistics, subprocess, sys, tempfile, threading, time
 from types import SimpleNamespace
 
 import bench
@@ -87,6 +87,46 @@ class Side:
 
     def stop(self):
         self.server.stop()
+
+
+class Listeners(Side):
+    """onnxd's own listeners, answering what onnxd answered, without a model (benches/listeners.rs)."""
+
+    def __init__(self, model):
+        answers = record(model)
+        command = f"cargo bench -q --bench listeners -- --http 127.0.0.1:{{HTTP_PORT}} --grpc 127.0.0.1:{{GRPC_PORT}} --answers {answers}"
+        self.name, self.model, self.requests = "listeners", model, {}
+        self.server = bench.Server(self.name, model, {"cmd": command})
+
+
+def record(model):
+    """Asks onnxd once over each protocol and keeps the answers' bytes."""
+    where = tempfile.mkdtemp(prefix="answers")
+    side = Side("onnxd", model)
+    try:
+        for proto in PROTOCOLS:
+            side.prepare(proto)
+            path, headers, body = side.requests[proto][0]
+            if proto == "grpc":
+                import grpc
+
+                with grpc.insecure_channel(side.server.grpc) as channel:
+                    call = channel.unary_unary(path, request_serializer=lambda b: b, response_deserializer=lambda b: b)
+                    raw = call(body[5:], timeout=30)
+                raw = b"\0" + len(raw).to_bytes(4, "big") + raw
+            else:
+                host, port = side.server.http.split(":")
+                c = http.client.HTTPConnection(host, int(port), timeout=30)
+                c.request("POST", path, body, headers)
+                r = c.getresponse()
+                raw = r.read()
+                if proto == "bin":
+                    open(f"{where}/bin.length", "w").write(r.getheader("Inference-Header-Content-Length"))
+                c.close()
+            open(f"{where}/{proto}", "wb").write(raw)
+    finally:
+        side.stop()
+    return where
 
 
 class Floor:
@@ -258,6 +298,7 @@ def verdicts():
     worst("tabular_mlp: CPU of triton_py's", 0.09, "cpu1k", True, busy(of("tabular_mlp", "triton_py")))
     worst("tabular_mlp: throughput over triton_py's", 7, "thr", False, busy(of("tabular_mlp", "triton_py")))
     worst("tabular_mlp: CPU of fastapi's and mosec's", 0.09, "cpu1k", True, busy(of("tabular_mlp", "fastapi", "mosec")))
+    worst("tabular_mlp: CPU of its own listeners without a model", 1.5, "cpu1k", True, [x for x in RESULTS if x.kind == "echo"])
     worst("gbdt: CPU of triton_py's", 0.2, "cpu1k", True, of("gbdt", "triton_py"))
     worst("minilm: throughput over bare onnxruntime's", 1.0, "thr", False, [x for x in floors if x.model == "minilm"])
     worst("resnet50: throughput over bare onnxruntime's", 0.95, "thr", False, [x for x in floors if x.model == "resnet50"])
@@ -300,6 +341,10 @@ def main():
         for peer in O.peers:
             protocols = [(SPOKEN[peer][p], p) for p in O.protocols if p in SPOKEN[peer]]
             compare("peer", model, lambda: Side(peer, model), protocols, O.clients)
+    if "tabular_mlp" in O.models:
+        head("Listeners", "The same listeners answering recorded bytes, without a model: what onnxd adds to its own wire.")
+        busy = [c for c in O.clients if c > 1]
+        compare("echo", "tabular_mlp", lambda: Listeners("tabular_mlp"), [(p, p) for p in O.protocols], busy)
     floors = [(m, c) for m, c in FLOORS if m in O.models]
     if floors:
         head("Bare onnxruntime", "The same model and input in one process on two threads, without a server.")

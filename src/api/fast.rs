@@ -1,8 +1,8 @@
 //! The fast lane: the infer routes of both protocols, answered directly on hyper; everything else goes to the routers.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -13,11 +13,11 @@ use super::{
     errors, grpc,
 };
 use crate::{
-    serving::{admission::Charge, engine::Engine},
-    telemetry::{clock::now, registry::registry},
+    serving::engine::Engine,
+    telemetry::registry::registry,
     types::{
         error::{Code, Error},
-        request::{InferRequest, InferResponse},
+        request::InferResponse,
         text::Text,
         time::Tick,
     },
@@ -36,30 +36,60 @@ pub struct Front {
     pub limits: BodyLimits,
 }
 
+/// Where a request goes, and what of it is needed there.
+pub enum Lane {
+    Grpc { body: Incoming, timeout: Result<Option<Duration>, Error> },
+    Http { body: Incoming, form: Result<Form, Error> },
+    Router(Box<Request<Incoming>>),
+}
+
+impl Lane {
+    /// Chosen from the head alone, before anything waits: a future that waits carries no headers around.
+    pub fn of(request: Request<Incoming>) -> Lane {
+        if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
+            let timeout = request.headers().get("grpc-timeout");
+            let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose();
+            return Lane::Grpc { timeout, body: request.into_body() };
+        }
+        if request.method() == Method::POST
+            && let Some(target) = infer_target(request.uri().path())
+        {
+            let form = target.and_then(|target| Form::of(request.headers(), target));
+            return Lane::Http { form, body: request.into_body() };
+        }
+        Lane::Router(Box::new(request))
+    }
+}
+
 /// Answers one request, whatever it asks for.
 pub async fn answer(
-    front: &Front,
+    front: Arc<Front>,
+    lane: Lane,
+    received: Tick,
+) -> Result<Response<Body>, Infallible> {
+    match lane {
+        Lane::Grpc { body, timeout } => {
+            let answer = grpc_infer(&front, body, timeout, received).await;
+            Ok(answer.unwrap_or_else(|error| grpc_error(&error)))
+        }
+        Lane::Http { body, form } => {
+            let answer = http_infer(&front, body, form, received).await;
+            Ok(answer.unwrap_or_else(|error| http_error(&error)))
+        }
+        // Boxed so that the fast lane's future does not carry the routers'.
+        Lane::Router(request) => Box::pin(route(front, *request)).await,
+    }
+}
+
+async fn route(
+    front: Arc<Front>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let received = now();
-    if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
-        return Ok(grpc_infer(front, request, received).await);
-    }
-    if request.method() == Method::POST
-        && let Some(target) = infer_target(request.uri().path())
-    {
-        let result = match target {
-            Ok(target) => http_infer(front, request, target, received).await,
-            Err(error) => Err(error),
-        };
-        return Ok(result.unwrap_or_else(|error| http_error(&error)));
-    }
     let max = front.limits.max_bytes;
     let request = request.map(|body| {
         axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
     });
-    // Boxed so that the fast lane's future does not carry the routers'.
-    let response = Box::pin(front.router.clone().oneshot(request)).await?;
+    let response = front.router.clone().oneshot(request).await?;
     Ok(response.map(Body::Routed))
 }
 
@@ -69,36 +99,29 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 // ---- gRPC
 
-async fn grpc_infer(front: &Front, request: Request<Incoming>, received: Tick) -> Response<Body> {
-    grpc_answer(front, request, received).await.unwrap_or_else(|error| grpc_error(&error))
-}
-
-async fn grpc_answer(
+async fn grpc_infer(
     front: &Front,
-    request: Request<Incoming>,
+    body: Incoming,
+    timeout: Result<Option<Duration>, Error>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
+    let timeout = timeout.inspect_err(count_refused)?;
     let mut charge = front.engine.budget.charge();
-    let (request, timeout) =
-        grpc_request(front, request, &mut charge).await.inspect_err(count_refused)?;
-    let response = front.engine.infer(request, received, timeout).await?;
-    let chunks = wire::grpc::encode_response(&response, &mut BytesMut::new())?;
+    let framed = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
+    let pending = {
+        let request = grpc_message(framed).and_then(|message| wire::grpc::decode_request(&message));
+        front.engine.begin(request.inspect_err(count_refused)?, received, timeout)?
+    };
+    let response = pending.answer().await?;
+    let chunks = HEAD.with_borrow_mut(|head| wire::grpc::encode_response(&response, head))?;
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     Ok(grpc_head(Body::chunks(chunks, Some(trailers))))
 }
 
-/// The request of a call, and what its transport says of the deadline.
-async fn grpc_request(
-    front: &Front,
-    request: Request<Incoming>,
-    charge: &mut Charge,
-) -> Result<(InferRequest, Option<Duration>), Error> {
-    let timeout = request.headers().get("grpc-timeout");
-    let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
-    let framed = body::read(request.into_body(), front.limits, charge).await?;
-    let request = wire::grpc::decode_request(&grpc_message(&framed)?)?;
-    Ok((request, timeout))
+thread_local! {
+    /// Where this thread writes the heads of its answers; what was sent is used again.
+    static HEAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// Counts a request that reached no version; the engine counts those it sees.
@@ -107,7 +130,7 @@ fn count_refused(error: &Error) {
 }
 
 /// The one message of a unary call: a flag byte, a length, the message.
-fn grpc_message(framed: &Bytes) -> Result<Bytes, Error> {
+fn grpc_message(mut framed: Bytes) -> Result<Bytes, Error> {
     let Some((&[flag, a, b, c, d], rest)) = framed.split_first_chunk::<5>() else {
         let got = framed.len();
         return Err(Error::invalid(format!("a gRPC message begins with 5 bytes, got {got}")));
@@ -125,7 +148,8 @@ fn grpc_message(framed: &Bytes) -> Result<Bytes, Error> {
             rest.len()
         )));
     }
-    Ok(framed.slice(5..))
+    framed.advance(5);
+    Ok(framed)
 }
 
 fn grpc_head(body: Body) -> Response<Body> {
@@ -168,43 +192,37 @@ fn infer_target(path: &str) -> Option<Result<Target, Error>> {
 
 async fn http_infer(
     front: &Front,
-    request: Request<Incoming>,
-    target: Target,
+    body: Incoming,
+    form: Result<Form, Error>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
+    let form = form.inspect_err(count_refused)?;
     let mut charge = front.engine.budget.charge();
-    let (mut request, timeout) =
-        http_request(front, request, &mut charge).await.inspect_err(count_refused)?;
-    request.model = target.model;
-    request.version = target.version;
-    let response = front.engine.infer(request, received, timeout).await?;
-    http_answer(&response)
-}
-
-/// The request of a body in either form, and what its headers say of the deadline.
-async fn http_request(
-    front: &Front,
-    request: Request<Incoming>,
-    charge: &mut Charge,
-) -> Result<(InferRequest, Option<Duration>), Error> {
-    let (parts, body) = request.into_parts();
-    let form = Form::of(&parts.headers)?;
-    let bytes = body::read(body, front.limits, charge).await?;
-    let request = match form.json_length {
-        None => wire::json::decode_request(&bytes)?,
-        Some(length) => wire::binary::decode_request(&bytes, length)?,
+    let body = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
+    let pending = {
+        let Form { target, json_length, timeout } = form;
+        let decoded = match json_length {
+            None => wire::json::decode_request(&body),
+            Some(length) => wire::binary::decode_request(&body, length),
+        };
+        let mut request = decoded.inspect_err(count_refused)?;
+        drop(body);
+        request.model = target.model;
+        request.version = target.version;
+        front.engine.begin(request, received, timeout)?
     };
-    Ok((request, form.timeout))
+    http_answer(&pending.answer().await?)
 }
 
-/// What the headers say about how to read the request.
-struct Form {
+/// What the head says about how to read the request.
+pub struct Form {
+    target: Target,
     json_length: Option<usize>,
     timeout: Option<Duration>,
 }
 
 impl Form {
-    fn of(headers: &HeaderMap) -> Result<Form, Error> {
+    fn of(headers: &HeaderMap, target: Target) -> Result<Form, Error> {
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
@@ -219,6 +237,7 @@ impl Form {
         let json_length = number(headers, HEADER_LENGTH, "bytes of JSON")?;
         let timeout = number(headers, TIMEOUT, "milliseconds")?;
         Ok(Form {
+            target,
             json_length: json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             timeout: timeout.filter(|&ms| ms > 0).map(Duration::from_millis),
         })
@@ -302,10 +321,14 @@ mod tests {
 
     #[test]
     fn a_grpc_call_carries_exactly_one_message() {
-        let frame = |bytes: &'static [u8]| grpc_message(&Bytes::from_static(bytes));
+        let frame = |bytes: &'static [u8]| grpc_message(Bytes::from_static(bytes));
         assert_eq!(frame(b"\0\0\0\0\x02ab"), Ok(Bytes::from_static(b"ab")));
         for bad in [&b""[..], b"\0\0\0\0\x03ab", b"\0\0\0\0\x01ab", b"\x01\0\0\0\x02ab"] {
             assert!(frame(bad).is_err());
         }
     }
 }
+
+#[cfg(test)]
+#[path = "fast_tests.rs"]
+mod against_tonic;

@@ -145,6 +145,7 @@ fn served(
             execution: Execution::Single,
             gather: false,
             turn_rows: 0,
+            reserve: true,
             reason: String::new(),
         },
         options: BatchOptions::default(),

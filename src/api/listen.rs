@@ -11,12 +11,15 @@ use std::{
     path::PathBuf,
     pin::pin,
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -30,13 +33,16 @@ use tower::ServiceExt;
 
 use super::{
     body::Body,
-    fast::{self, Front},
+    fast::{self, Front, Lane},
     operator::Peer,
 };
 use crate::{
     batcher::turn,
     shutdown::{self, Phase},
-    telemetry::registry::{self, registry},
+    telemetry::{
+        clock::now,
+        registry::{self, registry},
+    },
 };
 
 /// Where a listener listens: `HOST:PORT`, `unix:PATH` or `off`.
@@ -160,23 +166,25 @@ pub trait Answer: Clone + Send + Sync + 'static {
     /// Whether its threads run models: they take turns (`batcher::turn`).
     const RUNS_MODELS: bool;
 
+    /// Called when the head has arrived; the future waits for the rest.
     fn answer(
         self,
         request: Request<Incoming>,
         peer: Peer,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send;
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static;
 }
 
 /// The data ports: the fast lane, and the routers behind it.
 impl Answer for Arc<Front> {
     const RUNS_MODELS: bool = true;
 
-    async fn answer(
+    fn answer(
         self,
         request: Request<Incoming>,
         _peer: Peer,
-    ) -> Result<Response<Body>, Infallible> {
-        fast::answer(&self, request).await
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let received = now();
+        fast::answer(self, Lane::of(request), received)
     }
 }
 
@@ -184,14 +192,14 @@ impl Answer for Arc<Front> {
 impl Answer for axum::Router {
     const RUNS_MODELS: bool = false;
 
-    async fn answer(
+    fn answer(
         self,
         mut request: Request<Incoming>,
         peer: Peer,
-    ) -> Result<Response<Body>, Infallible> {
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         request.extensions_mut().insert(peer);
-        let response = self.oneshot(request.map(axum::body::Body::new)).await?;
-        Ok(response.map(Body::Routed))
+        let routed = self.oneshot(request.map(axum::body::Body::new));
+        async { Ok(routed.await?.map(Body::Routed)) }
     }
 }
 
@@ -444,6 +452,10 @@ fn take(listener: &Bound) -> io::Result<(Stream, Peer)> {
     }
 }
 
+/// How long a connection stays open for one more request once the drain has begun. HTTP/1.1 has no way to close an idle
+/// connection that is safe from a request on its way; clients at work send theirs within this, idle ones do not.
+const LAST_REQUEST: Duration = Duration::from_millis(200);
+
 /// Serves one connection, HTTP/1.1 or HTTP/2 as it speaks, until it ends or the drain ends it.
 async fn connection<I, A: Answer>(
     socket: Socket<I>,
@@ -455,11 +467,18 @@ async fn connection<I, A: Answer>(
 {
     let Socket { io, fd, peer } = socket;
     let _counted = turn::Connection::open();
-    let service = service_fn(move |request| {
-        let (open, service) = (turn::Open::request(), service.clone());
+    let last = Arc::new(AtomicBool::new(false));
+    let closing = last.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = turn::Open::request();
+        let closes = closing.load(Ordering::Relaxed) && request.version() <= Version::HTTP_11;
+        let answer = service.clone().answer(request, peer);
         async move {
-            let answer = service.answer(request, peer).await;
+            let mut answer = answer.await;
             drop(open);
+            if let (true, Ok(answer)) = (closes, &mut answer) {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             answer
         }
     });
@@ -470,6 +489,12 @@ async fn connection<I, A: Answer>(
         biased;
         ended = served.as_mut() => return log_end(ended),
         () = draining.as_mut() => {}
+    }
+    // Closed under a client that is about to send, its request would be lost: the next answer, if one is asked for soon,
+    // says that it is the last.
+    last.store(true, Ordering::Relaxed);
+    if let Ok(ended) = tokio::time::timeout(LAST_REQUEST, served.as_mut()).await {
+        return log_end(ended);
     }
     // What a client has sent before it could hear of the drain is read first. Bounded: a peer that goes on sending
     // keeps nobody here.

@@ -63,6 +63,8 @@ pub struct Choice {
     pub gather: bool,
     /// Rows that the turn may run at once; more go to the executors. 0 unless the execution is `Turn`.
     pub turn_rows: usize,
+    /// Whether the reserve executor may run it: what was measured says what the next run costs.
+    pub reserve: bool,
     /// For a person: what was decided, and from which numbers.
     pub reason: String,
 }
@@ -103,7 +105,8 @@ pub fn choose(evidence: &Evidence<'_>, setting: options::Mode) -> Choice {
         Execution::Single => false,
     };
     let turn_rows = if execution == Execution::Turn { turn_rows(evidence.probed) } else { 0 };
-    Choice { execution, gather, turn_rows, reason }
+    let reserve = turn_forbidden(evidence).is_none();
+    Choice { execution, gather, turn_rows, reserve, reason }
 }
 
 fn automatic(evidence: &Evidence<'_>, forbidden: Option<&str>, reason: &mut String) -> Execution {
@@ -240,6 +243,7 @@ mod tests {
             let choice = choose(&evidence(&rows), options::Mode::Auto);
             assert_eq!(choice.execution, want, "{name}: {}", choice.reason);
             assert_eq!(choice.gather, want != Execution::Single, "{name}");
+            assert!(choice.reserve, "{name}");
             assert!(choice.reason.starts_with(want.name()), "{name}: {}", choice.reason);
         }
     }
@@ -263,6 +267,7 @@ mod tests {
                 let choice = choose(&e, setting);
                 assert_eq!(choice.execution, Execution::Batch, "{}", choice.reason);
                 assert!(choice.reason.contains("a request decides"), "{}", choice.reason);
+                assert!(!choice.reserve, "nor on the reserve, which would be gone for as long");
             }
         }
     }

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     cost::CostModel,
+    mode::Choice,
     options::BatchOptions,
     queue::{Gone, Limits, QueueId, Refusal, Taken, Waiting, Why},
     reply::{Reply, Spent},
@@ -86,7 +87,7 @@ impl Pool {
     pub(super) fn register(
         &self,
         options: &BatchOptions,
-        gather: bool,
+        choice: &Choice,
         cost: &Arc<CostModel>,
     ) -> QueueId {
         let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
@@ -99,9 +100,10 @@ impl Pool {
                 max_bytes: options.max_queue_bytes,
                 max_standing: None,
             },
-            batch: gather,
+            batch: choice.gather,
             instances: options.instances,
             weight: DEFAULT_WEIGHT,
+            reserve: choice.reserve,
             latency_target: (!target.is_zero()).then_some(target),
             cost: cost.clone(),
         };

@@ -17,6 +17,10 @@ use crate::types::time::Tick;
 /// The weight of a queue that is no more important than others.
 pub const DEFAULT_WEIGHT: u32 = 100;
 
+/// A batch of all that waits must cost less than this many times the batch of one executor's share, or the share is
+/// taken: 1 where rows cost nothing, the number of executors where they cost what they cost alone.
+const WORTH_ALL: f64 = 1.5;
+
 /// Charged for a run of which nothing is known yet.
 const UNKNOWN_COST: u64 = 1_000_000;
 /// No run is free, or a model of nanoseconds would never take its turn.
@@ -41,6 +45,9 @@ pub struct QueueConfig {
     pub instances: usize,
     /// Its share of executor time relative to others (`DEFAULT_WEIGHT`).
     pub weight: u32,
+    /// Whether the reserve lane may run it: not where a request decides what it costs, for the learned cost then says
+    /// nothing of the next run, and one long run would take the reserve from everybody.
+    pub reserve: bool,
     /// What a run should take at most; the learned cost then bounds the batch (to one request at least).
     pub latency_target: Option<Duration>,
     /// Learned by whoever runs it; read here.
@@ -109,7 +116,7 @@ struct Active {
     virtual_time: u64,
     /// Breaks ties: who ran longest ago.
     turn: u64,
-    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown.
+    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown, or not to be relied on.
     least: u64,
     /// Nanoseconds to run all that waits; 0 where unknown.
     backlog: u64,
@@ -391,7 +398,12 @@ impl<T: Abandoned> Schedule<T> {
         let cap = entry.cap;
         let run = model.expect(cap.min(entry.queue.rows())).unwrap_or_default();
         let ask = match lane {
-            Lane::Main => Ask { now, rows: cap, alone: usize::MAX, run },
+            Lane::Main => {
+                // One of the executors is the reserve's.
+                let others = self.executors.saturating_sub(1);
+                let rows = fair_share(cap, entry.queue.rows(), others, &entry.config);
+                Ask { now, rows, alone: usize::MAX, run }
+            }
             Lane::Reserve { limit } => {
                 let rows = model.largest_within(limit, entry.config.limits.max_batch_rows.max(1));
                 Ask { now, rows: rows.min(cap), alone: rows, run }
@@ -468,7 +480,7 @@ impl<T: Abandoned> Schedule<T> {
             weight: entry.config.weight,
             virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
             turn: entry.turn,
-            least: cost.expect(1).map_or(u64::MAX, nanos),
+            least: cost.expect(1).filter(|_| entry.config.reserve).map_or(u64::MAX, nanos),
             backlog: entry.backlog(),
             not_before: Tick(0),
             priority,
@@ -541,6 +553,21 @@ fn share(cost: u64, weight: u32) -> u64 {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Rows for an executor that is free: all that waits (up to `cap`) where rows are nearly free, else its share of it. One
+/// that takes everything leaves the next one nothing: the last in line then wait for a long run beside an idle executor.
+fn fair_share(cap: usize, waiting: usize, executors: usize, config: &QueueConfig) -> usize {
+    let all = cap.min(waiting);
+    let share = waiting.div_ceil(executors.max(1)).clamp(1, cap);
+    // A batch that may wait for company is to be as large as was asked for.
+    if share >= all || !config.limits.max_delay.is_zero() {
+        return cap;
+    }
+    match (config.cost.mean(all), config.cost.mean(share)) {
+        (Some(all), Some(part)) if all.as_secs_f64() > part.as_secs_f64() * WORTH_ALL => share,
+        _ => cap,
+    }
 }
 
 #[cfg(test)]

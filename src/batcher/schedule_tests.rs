@@ -38,6 +38,7 @@ fn config(cost: Option<Duration>) -> QueueConfig {
         batch: false,
         instances: 0,
         weight: DEFAULT_WEIGHT,
+        reserve: true,
         latency_target: None,
         cost: Arc::new(model),
     }
@@ -441,6 +442,24 @@ fn priority_goes_before_fairness_and_a_latency_target_bounds_the_batch() {
 }
 
 #[test]
+fn the_reserve_leaves_what_a_request_may_make_long() {
+    let mut schedule: Schedule<Job> = Schedule::new(2);
+    let mut taken = Taken::default();
+    let reserve = Lane::Reserve { limit: ms(5) };
+    schedule.add(QueueId(0), QueueConfig { reserve: false, ..config(Some(us(10))) });
+    schedule.add(QueueId(1), config(Some(us(10))));
+    let pushed = schedule.push(QueueId(0), Tick(0), job(0, Tick(0)), &mut taken.gone);
+    assert_eq!(pushed.ok().unwrap(), Pushed { runnable: true, least: None });
+    assert_eq!(schedule.next(Tick(0), reserve, &mut taken), Next::Idle);
+    schedule.push(QueueId(1), Tick(0), job(1, Tick(0)), &mut taken.gone).ok().unwrap();
+    let Next::Run(ticket) = schedule.next(Tick(0), reserve, &mut taken) else { panic!("idle") };
+    assert_eq!(ticket.id, QueueId(1));
+    taken.members.clear();
+    let Next::Run(ticket) = schedule.next(Tick(0), MAIN, &mut taken) else { panic!("idle") };
+    assert_eq!(ticket.id, QueueId(0));
+}
+
+#[test]
 fn ten_thousand_idle_models_are_not_looked_at() {
     let mut schedule: Schedule<Job> = Schedule::new(1);
     let mut taken = Taken::default();
@@ -455,4 +474,25 @@ fn ten_thousand_idle_models_are_not_looked_at() {
     schedule.finished(ticket, ms(1)); // of a queue that is gone: nothing happens
     let refused = schedule.push(QueueId(777), Tick(0), job(0, Tick(0)), &mut taken.gone);
     assert_eq!(refused.err().unwrap().0, Refusal::Closed);
+}
+
+#[test]
+fn a_free_executor_takes_its_share_unless_rows_are_nearly_free() {
+    let with = |points: &[(usize, Duration)], delay| {
+        let mut config = config(None);
+        config.limits.max_delay = delay;
+        config.cost.seed(points);
+        config
+    };
+    let linear = with(&[(1, ms(6)), (2, ms(12)), (4, ms(24)), (8, ms(48))], Duration::ZERO);
+    assert_eq!(fair_share(64, 8, 2, &linear), 4);
+    assert_eq!(fair_share(64, 7, 2, &linear), 4);
+    assert_eq!(fair_share(64, 1, 2, &linear), 64, "one that waits is taken");
+    assert_eq!(fair_share(3, 8, 2, &linear), 3, "what is capped already is no more than a share");
+    assert_eq!(fair_share(64, 8, 1, &linear), 64, "one executor has all of it for its share");
+    let flat = with(&[(1, ms(8)), (2, ms(8)), (4, ms(8)), (8, ms(9))], Duration::ZERO);
+    assert_eq!(fair_share(64, 8, 2, &flat), 64);
+    let gathering = with(&[(1, ms(6)), (4, ms(24)), (8, ms(48))], ms(5));
+    assert_eq!(fair_share(64, 8, 2, &gathering), 64, "company was asked for");
+    assert_eq!(fair_share(64, 8, 2, &config(None)), 64, "nothing is known yet");
 }

@@ -127,7 +127,7 @@ impl Served {
     pub fn new(parts: ServedParts) -> Arc<Served> {
         let Choice { execution, gather, turn_rows, .. } = parts.choice;
         Arc::new(Served {
-            id: parts.pool.register(&parts.options, gather, &parts.cost),
+            id: parts.pool.register(&parts.options, &parts.choice, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,

@@ -13,11 +13,11 @@ use bytes::Bytes;
 
 use super::{
     admission::{self, Budget},
-    bind::{self, Wanted},
+    bind::{Bound, Wanted, bind},
 };
 use crate::{
     batcher::{
-        reply::{Reply, Spent},
+        reply::{Awaited, Reply, Spent},
         run,
         served::Request,
     },
@@ -71,53 +71,54 @@ impl Engine {
         received: Tick,
         timeout: Option<Duration>,
     ) -> Result<InferResponse, Error> {
-        let refused = |error: &Error| registry().refused(error.code);
-        let version = self.table.load().resolve(&request.model, &request.version);
-        let version = version.inspect_err(refused)?;
-        let mut passage = self.admit(&version, received).inspect_err(refused)?;
-        let answer = self.run(&version, request, received, timeout).await;
-        passage.finish(answer.as_ref().map(|(_, rows, spent)| (*rows, *spent)));
-        answer.map(|(response, ..)| response)
+        self.begin(request, received, timeout)?.answer().await
     }
 
-    async fn run(
+    /// Everything up to the wait: admits the request, finds its version, holds it against the signature and hands it to
+    /// the batcher. Apart from `infer`, so that what waits carries no request around.
+    pub fn begin(
         &self,
-        version: &Arc<Version>,
         request: InferRequest,
         received: Tick,
         timeout: Option<Duration>,
-    ) -> Result<(InferResponse, usize, Spent), Error> {
+    ) -> Result<Pending<'_>, Error> {
+        let refused = |error: &Error| registry().refused(error.code);
+        let version = self.table.load().resolve(&request.model, &request.version);
+        let version = version.inspect_err(refused)?;
+        let mut passage = self.admit(version, received).inspect_err(refused)?;
+        match self.submit(&passage.version, request, received, timeout) {
+            Ok(submitted) => Ok(Pending { passage, submitted }),
+            Err(error) => {
+                passage.finish(Err(&error));
+                Err(error)
+            }
+        }
+    }
+
+    fn submit(
+        &self,
+        version: &Version,
+        request: InferRequest,
+        received: Tick,
+        timeout: Option<Duration>,
+    ) -> Result<Submitted, Error> {
         let default = version.default_timeout;
         let deadline =
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
         let priority = admission::priority(&request);
         let id = request.id.clone();
-        let bound = bind::bind(&version.signature, request)?;
-        let (rows, wanted) = (bound.rows, bound.wanted);
-        let job = Request {
-            inputs: bound.inputs,
-            rows,
-            bytes: bound.bytes,
-            bucket: bound.bucket,
-            deadline,
-            priority,
-        };
+        let Bound { inputs, rows, bytes, bucket, wanted } = bind(&version.signature, request)?;
         let started = now();
         if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(run::expired());
         }
+        let job = Request { inputs, rows, bytes, bucket, deadline, priority };
         let awaited = version.served.submit(job, started)?;
-        let reply = match deadline.filter(|_| !awaited.gathered) {
-            None => awaited.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
-                .await
-                .map_err(|_| run::expired())?,
-        };
-        respond(version, id, wanted, reply).map(|(response, spent)| (response, rows, spent))
+        Ok(Submitted { awaited, deadline, id, wanted, rows })
     }
 
     /// Counts the request in, or refuses it.
-    fn admit<'a>(&'a self, version: &'a Version, received: Tick) -> Result<Passage<'a>, Error> {
+    fn admit(&self, version: Arc<Version>, received: Tick) -> Result<Passage<'_>, Error> {
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             let full =
@@ -126,6 +127,38 @@ impl Engine {
         }
         version.stats.started();
         Ok(Passage { engine: self, version, received, finished: false })
+    }
+}
+
+/// A request that waits for its answer.
+pub struct Pending<'a> {
+    passage: Passage<'a>,
+    submitted: Submitted,
+}
+
+/// What is kept of a request while it waits.
+struct Submitted {
+    awaited: Awaited,
+    deadline: Option<Tick>,
+    id: Text,
+    wanted: Wanted,
+    rows: usize,
+}
+
+impl Pending<'_> {
+    /// Waits for the answer, until the deadline at most.
+    pub async fn answer(self) -> Result<InferResponse, Error> {
+        let Pending { mut passage, submitted } = self;
+        let Submitted { awaited, deadline, id, wanted, rows } = submitted;
+        let reply = match deadline.filter(|_| !awaited.gathered) {
+            None => Ok(awaited.await),
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
+                .await
+                .map_err(|_| run::expired()),
+        };
+        let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
+        passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent)));
+        answer.map(|(response, _)| response)
     }
 }
 
@@ -165,7 +198,7 @@ fn respond(
 /// A request between admission and answer; dropped unfinished, its client left.
 struct Passage<'a> {
     engine: &'a Engine,
-    version: &'a Version,
+    version: Arc<Version>,
     received: Tick,
     finished: bool,
 }

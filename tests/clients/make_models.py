@@ -158,10 +158,17 @@ def boom():
     return model(nodes, [value("IDX", "INT64", [1])], [value("Y", "FP32", [1])], [table])
 
 
+def lookup():
+    """The same for a batch: one bad row of it fails the whole run."""
+    nodes = [h.make_node("Gather", ["table", "IDX"], ["Y"])]
+    table = const("table", np.arange(4, dtype=np.float32))
+    return model(nodes, [value("IDX", "INT64", ["N"])], [value("Y", "FP32", ["N"])], [table])
+
+
 def write(repository):
     zoo = {f"identity_{d.lower()}": {1: identity(d)} for d in DATATYPES}
     zoo["versioned"] = {k: versioned(k) for k in (1, 2, 3)}
-    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom):
+    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom, lookup):
         zoo[make.__name__] = {1: make()}
     for name, versions in zoo.items():
         for version, m in versions.items():

@@ -1,0 +1,24 @@
+//! Drives the real binary as its users do, over sockets: one module a promise.
+
+mod support;
+
+#[path = "e2e/bounds.rs"]
+mod bounds;
+#[path = "e2e/broken.rs"]
+mod broken;
+#[path = "e2e/deadlines.rs"]
+mod deadlines;
+#[path = "e2e/drain.rs"]
+mod drain;
+#[path = "e2e/leaving.rs"]
+mod leaving;
+#[path = "e2e/no_library.rs"]
+mod no_library;
+#[path = "e2e/quiet.rs"]
+mod quiet;
+#[path = "e2e/side_by_side.rs"]
+mod side_by_side;
+#[path = "e2e/start.rs"]
+mod start;
+#[path = "e2e/wire.rs"]
+mod wire;

@@ -1,0 +1,118 @@
+//! Deadlines from every source: what is late is answered so, and what expired while it waited never runs.
+
+use serde_json::json;
+
+use crate::support::{
+    files::Home,
+    grpc::{self, Grpc},
+    http::{self, Http, infer, infer_path},
+    server::Server,
+    watch,
+};
+
+/// Would take hours: it ends because nobody waits any more.
+const ENDLESS: u64 = 1_000_000_000;
+
+fn saturated(home: Home) -> (Home, Server, Http) {
+    let home = home.model("burn", "burn").yaml("burn", "batching: {instances: 1}\n");
+    let server = Server::start(home.path(), &home.repository());
+    let mut holder = Http::connect(&server.http);
+    let body = http::burn(1.0, ENDLESS).to_string();
+    holder.send(&http::request("POST", &infer_path("burn"), "", body.as_bytes()));
+    watch::until_busy(&server, "burn", 1, 0);
+    (home, server, holder)
+}
+
+#[test]
+fn what_expires_in_the_queue_is_never_run() {
+    let (_home, server, holder) = saturated(Home::new());
+    let before = watch::executions(&server, "burn");
+    let calls = Grpc::connect(&server.grpc);
+
+    let late = |headers: &str, timeout: Option<i64>| {
+        let mut body = http::burn(2.0, 1);
+        if let Some(us) = timeout {
+            body["parameters"] = json!({"timeout": us});
+        }
+        let message = infer(&server.http, "burn", headers, &body).error(504);
+        assert!(message.contains("deadline"), "{message}");
+    };
+    late("x-request-timeout-ms: 200\r\n", None);
+    late("", Some(200_000));
+    late("x-request-timeout-ms: 200\r\n", Some(30_000_000));
+    late("x-request-timeout-ms: 30000\r\n", Some(200_000));
+    for (timeout, request) in [
+        ("200m", grpc::burn(2.0, 1)),
+        ("", grpc::timeout(grpc::burn(2.0, 1), 200_000)),
+        ("30S", grpc::timeout(grpc::burn(2.0, 1), 200_000)),
+        ("200m", grpc::timeout(grpc::burn(2.0, 1), 30_000_000)),
+    ] {
+        let called = calls.infer(timeout, &request);
+        assert_eq!(called.code, 4, "{timeout}: {}", called.message);
+        assert!(called.message.contains("deadline"), "{}", called.message);
+    }
+    assert_eq!(watch::ended_with(&server, "burn", "deadline_exceeded"), 8);
+
+    // `timeout: 0` means none: it waits for its turn, however long that takes, and gets it.
+    let mut patient = Http::connect(&server.http);
+    let mut body = http::burn(3.0, 1);
+    body["parameters"] = json!({"timeout": 0});
+    let headers = "x-request-timeout-ms: 0\r\n";
+    patient.send(&http::request("POST", &infer_path("burn"), headers, body.to_string().as_bytes()));
+    watch::until("the request waits", || watch::in_flight(&server, "burn") == 2);
+    drop(holder);
+    assert_eq!(patient.read().output(0), [3.0]);
+    assert_eq!(watch::executions(&server, "burn"), before + 1, "only the patient request ran");
+    server.stop();
+}
+
+#[test]
+fn a_run_ends_with_its_deadline() {
+    let home = Home::of(&["burn"]).yaml("burn", "batching: {instances: 1}\n");
+    let server = Server::start(home.path(), &home.repository());
+    let headers = "x-request-timeout-ms: 300\r\n";
+    infer(&server.http, "burn", headers, &http::burn(1.0, ENDLESS)).error(504);
+    let calls = Grpc::connect(&server.grpc);
+    assert_eq!(calls.infer("300m", &grpc::burn(1.0, ENDLESS as i64)).code, 4);
+    // The one executor that the model may hold is free again.
+    assert_eq!(infer(&server.http, "burn", "", &http::burn(5.0, 1)).output(0), [5.0]);
+    server.stop();
+}
+
+#[test]
+fn the_models_default_and_the_servers_cap_count_too() {
+    let home = Home::of(&["burn"])
+        .yaml("burn", "default_timeout_ms: 300\nbatching: {instances: 1}\n")
+        .model("capped", "burn")
+        .yaml("capped", "batching: {instances: 1}\n");
+    let mut command = Server::command(home.path(), &home.repository());
+    let server = Server::launch(command.env("ONNXD_MAX_DEADLINE_MS", "2000"));
+    infer(&server.http, "burn", "", &http::burn(1.0, ENDLESS)).error(504);
+    infer(&server.http, "capped", "", &http::burn(1.0, ENDLESS)).error(504);
+    let headers = "x-request-timeout-ms: 86400000\r\n";
+    infer(&server.http, "capped", headers, &http::burn(1.0, ENDLESS)).error(504);
+    server.stop();
+}
+
+#[test]
+fn a_deadline_that_is_none_is_refused() {
+    let home = Home::of(&["versioned"]);
+    let server = Server::start(home.path(), &home.repository());
+    for value in ["soon", "-1", "1.5", ""] {
+        let headers = format!("x-request-timeout-ms: {value}\r\n");
+        let message = infer(&server.http, "versioned", &headers, &http::four(1.0)).error(400);
+        assert!(message.contains("x-request-timeout-ms"), "{message}");
+    }
+    for timeout in [json!(-1), json!("soon"), json!(1.5)] {
+        let mut body = http::four(1.0);
+        body["parameters"] = json!({"timeout": timeout});
+        let message = infer(&server.http, "versioned", "", &body).error(400);
+        assert!(message.contains("timeout"), "{message}");
+    }
+    let calls = Grpc::connect(&server.grpc);
+    for timeout in ["soon", "m", "-1m", "123456789m"] {
+        let called = calls.infer(timeout, &grpc::four("versioned", 1.0));
+        assert_eq!(called.code, 3, "{timeout}: {}", called.message);
+    }
+    server.stop();
+}

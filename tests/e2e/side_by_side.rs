@@ -1,0 +1,57 @@
+//! A model whose callers saturate it takes nothing from the models and the health checks beside it.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    files::Home,
+    grpc::{self, Grpc},
+    http::{self, Http, infer, infer_path},
+    server::Server,
+    watch,
+};
+
+const ENDLESS: u64 = 1_000_000_000;
+const BURNS: u64 = 8;
+
+#[test]
+fn small_models_and_health_answer_beside_a_saturated_one() {
+    let mut home = Home::of(&["burn", "versioned"]);
+    for mode in ["turn", "batch", "single"] {
+        home = home.model(mode, "versioned").yaml(mode, &format!("batching: {{mode: {mode}}}\n"));
+    }
+    let mut command = Server::command(home.path(), &home.repository());
+    let server = Server::launch(command.env("ONNXD_THREADS", "2"));
+    let mut burning: Vec<Http> = (0..BURNS).map(|_| Http::connect(&server.http)).collect();
+    for (x, client) in burning.iter_mut().enumerate() {
+        let body = http::burn(x as f64, ENDLESS).to_string();
+        client.send(&http::request("POST", &infer_path("burn"), "", body.as_bytes()));
+    }
+    watch::until("every burn is in", || watch::in_flight(&server, "burn") == BURNS);
+
+    let calls = Grpc::connect(&server.grpc);
+    let began = Instant::now();
+    for _ in 0..10 {
+        for model in ["versioned", "turn", "batch", "single"] {
+            let headers = "x-request-timeout-ms: 30000\r\n";
+            assert_eq!(infer(&server.http, model, headers, &http::four(1.0)).output(0), [4.0; 4]);
+            assert_eq!(calls.infer("30S", &grpc::four(model, 1.0)).floats(), [4.0; 4], "{model}");
+        }
+        for address in [&server.http, &server.grpc, &server.operator] {
+            assert_eq!(http::get(address, "/v2/health/live").status, 200);
+            assert_eq!(http::get(address, "/v2/health/ready").status, 200);
+        }
+        assert_eq!(calls.call("ServerReady", "30S", b"").code, 0);
+    }
+    println!("110 answers beside {BURNS} endless runs took {:?}", began.elapsed());
+    // Nothing of the saturated model has been answered meanwhile.
+    assert_eq!(watch::in_flight(&server, "burn"), BURNS);
+    // Those who may run it are still at it once the first have gone: the rest of the line moved up.
+    burning.truncate(4);
+    watch::until("half have left", || watch::in_flight(&server, "burn") == 4);
+    assert_eq!(infer(&server.http, "single", "", &http::four(2.0)).output(0), [5.0; 4]);
+    assert!(began.elapsed() < Duration::from_secs(120), "answers, but not in any useful time");
+    drop(burning);
+    watch::until("all have left", || watch::in_flight(&server, "burn") == 0);
+    assert_eq!(infer(&server.http, "burn", "", &http::burn(6.0, 1)).output(0), [6.0]);
+    server.stop();
+}

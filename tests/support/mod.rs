@@ -1,0 +1,10 @@
+//! What the tests that drive the real binary share: the server as a process, repositories, clients, conditions.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod files;
+pub mod frames;
+pub mod grpc;
+pub mod http;
+pub mod server;
+pub mod watch;
