@@ -87,6 +87,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: pool.clone(),
+        on_panic: None,
     });
     let version = Arc::new(Version {
         model: name.clone(),
@@ -100,6 +101,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         providers: Vec::new(),
         default_timeout: None,
         options: Arc::new(ModelOptions::default()),
+        sha256: String::new(),
         explanation: serde_json::Value::Null,
     });
     let versions = [(1, State::Ready(version.clone()))].into_iter().collect();

@@ -231,6 +231,7 @@ mod tests {
                 execution: Execution::Batch,
                 gather: true,
                 turn_rows: 0,
+                reserve: true,
                 reason: String::new(),
             },
             options: BatchOptions::default(),
