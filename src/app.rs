@@ -234,10 +234,16 @@ impl Server {
         tokio::pin!(again);
         draining.store(true, Ordering::Release);
         announcer.announce(Phase::Unready);
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => {}
-            _ = &mut again => {}
-        }
+        let hurried = tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => false,
+            _ = &mut again => true,
+        };
+        let hurry = async {
+            // Not polled again where it has ended.
+            if !hurried {
+                let _ = again.await;
+            }
+        };
         announcer.announce(Phase::Draining);
         let limit = Instant::now() + Duration::from_millis(config.drain_timeout_ms);
         let ended = tokio::task::spawn_blocking(move || {
@@ -255,7 +261,7 @@ impl Server {
                 announcer.announce(Phase::Cut);
                 let _ = tokio::time::timeout(LAST_PHASES, &mut ended).await;
             }
-            _ = &mut again => {
+            () = hurry => {
                 tracing::warn!("a second signal: connections are cut");
                 announcer.announce(Phase::Cut);
                 let _ = tokio::time::timeout(LAST_PHASES, &mut ended).await;

@@ -231,6 +231,17 @@ fn a_second_signal_skips_to_the_end() {
 }
 
 #[test]
+fn a_second_signal_skips_the_pause_too() {
+    let home = Home::of(&["versioned"]);
+    let mut command = Server::command(home.path(), &home.repository());
+    let mut server = Server::launch(command.env("ONNXD_DRAIN_DELAY_MS", "600000"));
+    server.terminate();
+    until("the stop has begun", || server.said().contains("stopping"));
+    server.terminate();
+    server.ended_well();
+}
+
+#[test]
 fn readiness_goes_before_the_ports_close() {
     let home = Home::of(&["versioned"]);
     let mut command = Server::command(home.path(), &home.repository());
