@@ -70,6 +70,8 @@ fn a_grpc_client_that_resets_ends_its_work() {
     let event = client.event().expect("an answer");
     assert_eq!(event, Event::Answered { id: next, message: true });
     assert_eq!(watch::executions(&server, "burn"), before + 1, "who left was not served");
+    // It answers no ping while nobody reads, which a stop would wait for.
+    drop(client);
     server.stop();
 }
 

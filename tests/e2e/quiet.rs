@@ -9,7 +9,7 @@ use std::{
 use crate::support::{
     files::Home,
     grpc::{self, Grpc},
-    http::{self, infer},
+    http::{self, Http, infer_path},
     server::Server,
 };
 
@@ -76,9 +76,11 @@ fn nothing_is_written_and_nobody_is_called() {
     );
     assert!(server.said().contains("loaded ONNX Runtime"), "on tract this shows nothing");
     let calls = Grpc::connect(&server.grpc);
+    let mut client = Http::connect(&server.http);
     let mut seen = BTreeSet::new();
     for _ in 0..200 {
-        assert_eq!(infer(&server.http, "wine", "", &http::wine()).status, 200);
+        let body = http::wine().to_string();
+        assert_eq!(client.ask("POST", &infer_path("wine"), "", body.as_bytes()).status, 200);
         assert_eq!(calls.infer("", &grpc::four("versioned", 1.0)).code, 0);
         seen.extend(strangers(server.id()));
     }

@@ -65,6 +65,7 @@ impl Grpc {
                 spoken(TokioIo::new(io)).await
             } else {
                 let io = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+                io.set_nodelay(true).expect("nodelay");
                 spoken(TokioIo::new(io)).await
             }
         });
