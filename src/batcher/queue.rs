@@ -174,10 +174,6 @@ impl<T: Abandoned> Queue<T> {
         self.lines.places()
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.closed
-    }
-
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

@@ -130,11 +130,6 @@ impl Manager {
         true
     }
 
-    /// Whether every wanted version has been tried.
-    pub fn settled(&self) -> bool {
-        *self.initial.settled.lock()
-    }
-
     /// Starts no further load, publishes the empty table, and waits up to `limit` for what is under way; false when
     /// something still is.
     pub fn close(&self, limit: Duration) -> bool {
