@@ -10,8 +10,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use onnxd::{
     api::{
+        address::Listener,
+        answer::Answer,
         body::{Body, Chunks},
-        listen::{Answer, ListenOptions, Listener, Network},
+        connection::ListenOptions,
+        listen::Network,
         operator::Peer,
     },
     shutdown::{self, Phase},

@@ -15,12 +15,8 @@ use serde_json::Value;
 
 use crate::{
     api::{
-        body::BodyLimits,
-        fast::Front,
-        http,
-        listen::{ListenOptions, Listener, Network},
-        operator,
-        state::Api,
+        address::Listener, body::BodyLimits, connection::ListenOptions, fast::Front, http,
+        listen::Network, operator, state::Api,
     },
     batcher::{
         budget,

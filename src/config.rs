@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    api::listen::Address,
+    api::address::Address,
     repository::options::{Defaults, Load, Options, Readiness, explain, parse_yaml},
     telemetry::logs::LogOptions,
 };

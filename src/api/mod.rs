@@ -1,8 +1,11 @@
 //! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
 
+pub mod address;
+pub mod answer;
 pub mod answers;
 pub mod body;
 pub mod codec;
+pub mod connection;
 pub mod errors;
 pub mod fast;
 pub mod grpc;

@@ -13,7 +13,7 @@ use super::{
     output::{self, Output},
     settings::Ports,
 };
-use crate::api::listen::Address;
+use crate::api::address::Address;
 
 /// Ask a running server whether it is ready
 #[derive(clap::Args, Debug)]
