@@ -15,7 +15,7 @@ use onnxd::{
         body::{Body, Chunks},
         connection::ListenOptions,
         listen::Network,
-        operator::Peer,
+        peer::Peer,
     },
     shutdown::{self, Phase},
     telemetry::registry,
@@ -58,11 +58,17 @@ impl Answers {
 impl Answer for Recorded {
     const RUNS_MODELS: bool = true;
 
-    async fn answer(
+    fn answer(
         self,
         request: Request<Incoming>,
-        _peer: Peer,
-    ) -> Result<Response<Body>, Infallible> {
+        _peer: &Arc<Peer>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
+        self.recorded(request)
+    }
+}
+
+impl Recorded {
+    async fn recorded(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let is = |name: &str| request.headers().contains_key(name);
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));

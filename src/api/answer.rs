@@ -9,7 +9,7 @@ use tower::ServiceExt;
 use super::{
     body::Body,
     fast::{self, Front, Lane},
-    operator::Peer,
+    peer::Peer,
 };
 use crate::telemetry::clock::now;
 
@@ -22,8 +22,8 @@ pub trait Answer: Clone + Send + Sync + 'static {
     fn answer(
         self,
         request: Request<Incoming>,
-        peer: Peer,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static;
+        peer: &Arc<Peer>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<Self>;
 }
 
 /// The data ports: the fast lane, and the routers behind it.
@@ -33,8 +33,8 @@ impl Answer for Arc<Front> {
     fn answer(
         self,
         request: Request<Incoming>,
-        _peer: Peer,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        _peer: &Arc<Peer>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let received = now();
         fast::answer(self, Lane::of(request), received)
     }
@@ -47,9 +47,9 @@ impl Answer for axum::Router {
     fn answer(
         self,
         mut request: Request<Incoming>,
-        peer: Peer,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
-        request.extensions_mut().insert(peer);
+        peer: &Arc<Peer>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
+        request.extensions_mut().insert(peer.clone());
         let routed = self.oneshot(request.map(axum::body::Body::new));
         async { Ok(routed.await?.map(Body::Routed)) }
     }

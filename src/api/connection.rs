@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{answer::Answer, operator::Peer};
+use super::{answer::Answer, peer::Peer};
 use crate::{
     batcher::turn,
     shutdown::{self, Phase},
@@ -57,13 +57,14 @@ pub async fn serve<I, A: Answer>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Socket { io, fd, peer } = socket;
+    let peer = Arc::new(peer);
     let _counted = turn::Connection::open();
     let last = Arc::new(AtomicBool::new(false));
     let closing = last.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let open = turn::Open::request();
         let closes = closing.load(Ordering::Relaxed) && request.version() <= Version::HTTP_11;
-        let answer = service.clone().answer(request, peer);
+        let answer = service.clone().answer(request, &peer);
         async move {
             let mut answer = answer.await;
             drop(open);

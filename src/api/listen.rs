@@ -18,7 +18,7 @@ use super::{
     address::{Bound, Listener},
     answer::Answer,
     connection::{self, ListenOptions, Socket},
-    operator::Peer,
+    peer::Peer,
 };
 use crate::{
     batcher::turn,
@@ -263,7 +263,7 @@ fn take(listener: &Bound) -> io::Result<(Stream, Peer)> {
         Bound::Unix(listener, _) => {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok((Stream::Unix(stream), Peer::Local))
+            Ok((Stream::Unix(stream), Peer::at(None)))
         }
     }
 }

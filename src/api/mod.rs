@@ -14,6 +14,7 @@ pub mod listen;
 pub mod model_config;
 pub mod operator;
 pub mod path;
+pub mod peer;
 pub mod proto;
 pub mod state;
 pub mod status;

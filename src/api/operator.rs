@@ -1,6 +1,6 @@
 //! The operator's port: metrics, health, the repository's calls, and what an operator asks about models.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
@@ -16,32 +16,13 @@ use super::{
     answers,
     errors::http_response,
     http::{Outcome, Target, finish, health, reply, repository},
+    peer::Peer,
     state::Api,
 };
 use crate::types::error::{Code, Error};
 
 /// Writes the metrics page.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
-
-/// Who is at the other end of a connection. The accept loop puts it into every request's extensions; without it a
-/// caller counts as remote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// This machine, over loopback or a Unix socket.
-    Local,
-    Remote,
-}
-
-impl Peer {
-    /// The peer at this address; `None` for a Unix socket.
-    pub fn at(address: Option<IpAddr>) -> Peer {
-        match address.map(|ip| ip.to_canonical()) {
-            None => Peer::Local,
-            Some(ip) if ip.is_loopback() => Peer::Local,
-            Some(_) => Peer::Remote,
-        }
-    }
-}
 
 const ROOT: &str = "onnxd, the operator's port\n
 GET  /metrics                            metrics, Prometheus text
@@ -79,7 +60,7 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
 
 /// Until a token is configured, what can change or reveal something answers this machine alone.
 async fn only_local(request: Request, next: Next) -> Response<Body> {
-    if request.extensions().get::<Peer>() == Some(&Peer::Local) {
+    if request.extensions().get::<Arc<Peer>>().is_some_and(|peer| peer.is_local()) {
         return next.run(request).await;
     }
     http_response(&Error::new(
@@ -106,10 +87,19 @@ mod tests {
     use super::*;
     use crate::api::fixture;
 
+    /// From this machine, or from another.
+    fn local() -> Option<Peer> {
+        Some(Peer::at(None))
+    }
+
+    fn remote() -> Option<Peer> {
+        Some(Peer::at(Some([10, 0, 0, 1].into())))
+    }
+
     async fn ask(peer: Option<Peer>, method: &str, path: &str) -> (u16, String, String) {
         let mut request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(Arc::new(peer));
         }
         let metrics: Metrics = Arc::new(|| "onnxd_up 1\n".to_string());
         let response = router(&fixture::api(), metrics).oneshot(request).await.unwrap();
@@ -121,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn anyone_may_read_metrics_and_health() {
-        let (status, kind, body) = ask(Some(Peer::Remote), "GET", "/metrics").await;
+        let (status, kind, body) = ask(remote(), "GET", "/metrics").await;
         assert_eq!((status, body.as_str()), (200, "onnxd_up 1\n"));
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         for path in ["/v2/health/live", "/v2/health/ready", "/"] {
@@ -142,9 +132,9 @@ mod tests {
             ("POST", "/v2/repository/models/digits/load", 501),
             ("PUT", "/admin/v1/models", 405),
         ] {
-            assert_eq!(ask(Some(Peer::Local), method, path).await.0, status, "{path}");
+            assert_eq!(ask(local(), method, path).await.0, status, "{path}");
             if status != 405 {
-                assert_eq!(ask(Some(Peer::Remote), method, path).await.0, 403, "{path}");
+                assert_eq!(ask(remote(), method, path).await.0, 403, "{path}");
                 assert_eq!(ask(None, method, path).await.0, 403, "{path}");
             }
         }
@@ -153,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn models_and_explanations() {
         let json = async |path: &str| {
-            let (_, kind, body) = ask(Some(Peer::Local), "GET", path).await;
+            let (_, kind, body) = ask(local(), "GET", path).await;
             assert_eq!(kind, "application/json");
             serde_json::from_str::<Value>(&body).unwrap()
         };
@@ -166,21 +156,5 @@ mod tests {
         assert_eq!(models[1]["versions"][3]["reason"], "the file is cut off");
         assert_eq!(json("/admin/v1/explain/digits").await["mode"], "single");
         assert!(json("/nope").await["error"].is_string());
-    }
-
-    #[test]
-    fn who_is_local() {
-        assert_eq!(Peer::at(None), Peer::Local);
-        for (ip, peer) in [
-            ("127.0.0.1", Peer::Local),
-            ("127.9.9.9", Peer::Local),
-            ("::1", Peer::Local),
-            ("::ffff:127.0.0.1", Peer::Local),
-            ("10.0.0.1", Peer::Remote),
-            ("0.0.0.0", Peer::Remote),
-            ("::ffff:10.0.0.1", Peer::Remote),
-        ] {
-            assert_eq!(Peer::at(Some(ip.parse().unwrap())), peer, "{ip}");
-        }
     }
 }
