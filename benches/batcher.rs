@@ -8,8 +8,9 @@ use onnxd::{
     batcher::{
         assemble::{Scratch, bucket_of, split},
         cost::CostModel,
+        plan::{DEFAULT_WEIGHT, QueueConfig},
         queue::{Abandoned, Ask, Limits, Poll, Queue, QueueId, Taken, Waiting},
-        schedule::{DEFAULT_WEIGHT, Lane, Next, QueueConfig, Schedule},
+        schedule::{Lane, Next, Schedule},
     },
     runtime::session::Outputs,
     types::{

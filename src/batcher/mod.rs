@@ -7,6 +7,7 @@ pub mod executor;
 mod lines;
 pub mod mode;
 pub mod options;
+pub mod plan;
 pub mod pool;
 pub mod queue;
 pub mod reply;

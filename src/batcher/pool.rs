@@ -14,10 +14,11 @@ use super::{
     cost::CostModel,
     mode::Choice,
     options::BatchOptions,
+    plan::{DEFAULT_WEIGHT, QueueConfig},
     queue::{Gone, Limits, QueueId, Refusal, Taken, Waiting, Why},
     reply::{Reply, Spent},
     run,
-    schedule::{DEFAULT_WEIGHT, Lane, Next, QueueConfig, Schedule, Ticket},
+    schedule::{Lane, Next, Schedule, Ticket},
     served::{Job, Served},
 };
 use crate::{

@@ -6,20 +6,13 @@
 //! when it ends; a queue that was empty starts at the present, with little credit for its idle time. Only queues that
 //! hold something are looked at, in one dense array: ten thousand idle ones cost nothing.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use super::{
-    cost::CostModel,
-    queue::{Abandoned, Ask, Gone, Limits, Poll, Queue, QueueId, Refusal, Taken, Waiting},
+    plan::{DEFAULT_WEIGHT, QueueConfig, nanos},
+    queue::{Abandoned, Ask, Gone, Poll, Queue, QueueId, Refusal, Taken, Waiting},
 };
 use crate::types::time::Tick;
-
-/// The weight of a queue that is no more important than others.
-pub const DEFAULT_WEIGHT: u32 = 100;
-
-/// A batch of all that waits must cost less than this many times the batch of one executor's share, or the share is
-/// taken: 1 where rows cost nothing, the number of executors where they cost what they cost alone.
-const WORTH_ALL: f64 = 1.5;
 
 /// Charged for a run of which nothing is known yet.
 const UNKNOWN_COST: u64 = 1_000_000;
@@ -34,25 +27,6 @@ const CREDIT: u64 = 20_000_000;
 const LEAD: u64 = 100_000_000;
 /// How often an idle model runs a request that its learned cost would refuse: the way back from a wrong cost.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How one queue takes part.
-#[derive(Clone, Debug)]
-pub struct QueueConfig {
-    pub limits: Limits,
-    /// Whether requests share runs; otherwise each runs alone.
-    pub batch: bool,
-    /// Executors it may hold at once. 0: all of them.
-    pub instances: usize,
-    /// Its share of executor time relative to others (`DEFAULT_WEIGHT`).
-    pub weight: u32,
-    /// Whether the reserve lane may run it: not where a request decides what it costs, for the learned cost then says
-    /// nothing of the next run, and one long run would take the reserve from everybody.
-    pub reserve: bool,
-    /// What a run should take at most; the learned cost then bounds the batch (to one request at least).
-    pub latency_target: Option<Duration>,
-    /// Learned by whoever runs it; read here.
-    pub cost: Arc<CostModel>,
-}
 
 /// Which executor asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,7 +312,7 @@ impl<T: Abandoned> Schedule<T> {
                 others = others.saturating_add(theirs(other));
             }
         }
-        let own = ahead / instances(&entry.config, self.executors) as u64;
+        let own = ahead / entry.config.instances(self.executors) as u64;
         let all = ahead.saturating_add(others) / self.executors as u64;
         let estimate = Duration::from_nanos(own.max(all).saturating_add(cost));
         (now.after(estimate) > deadline).then_some(estimate)
@@ -401,7 +375,7 @@ impl<T: Abandoned> Schedule<T> {
             Lane::Main => {
                 // One of the executors is the reserve's.
                 let others = self.executors.saturating_sub(1);
-                let rows = fair_share(cap, entry.queue.rows(), others, &entry.config);
+                let rows = entry.config.fair_share(cap, entry.queue.rows(), others);
                 Ask { now, rows, alone: usize::MAX, run }
             }
             Lane::Reserve { limit } => {
@@ -474,14 +448,14 @@ impl<T: Abandoned> Schedule<T> {
         };
         let known = entry.active.map(|at| (self.active[at].virtual_time, self.active[at].capped));
         let cost = &entry.config.cost;
-        let capped = entry.running >= instances(&entry.config, usize::MAX);
+        let capped = entry.running >= entry.config.instances(usize::MAX);
         let mut fresh = Active {
             slot,
             weight: entry.config.weight,
             virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
             turn: entry.turn,
             least: cost.expect(1).filter(|_| entry.config.reserve).map_or(u64::MAX, nanos),
-            backlog: entry.backlog(),
+            backlog: entry.config.backlog(entry.queue.rows(), entry.queue.len(), entry.cap),
             not_before: Tick(0),
             priority,
             capped,
@@ -513,61 +487,10 @@ impl<T: Abandoned> Schedule<T> {
     }
 }
 
-impl QueueConfig {
-    /// Rows that a run takes.
-    fn cap(&self) -> usize {
-        let most = self.limits.max_batch_rows.max(1);
-        match self.latency_target {
-            _ if !self.batch => 1,
-            Some(target) => self.cost.largest_within(target, most).max(1),
-            None => most,
-        }
-    }
-}
-
-impl<T: Abandoned> Entry<T> {
-    /// Nanoseconds to run all that waits, on one executor; 0 where nothing is known.
-    fn backlog(&self) -> u64 {
-        let (rows, requests) = (self.queue.rows(), self.queue.len().max(1));
-        let cost = |rows: usize| self.config.cost.mean(rows).map_or(0, nanos);
-        if !self.config.batch {
-            return (requests as u64).saturating_mul(cost(rows.div_ceil(requests)));
-        }
-        let cap = self.cap;
-        let rest = if rows.is_multiple_of(cap) { 0 } else { cost(rows % cap) };
-        let full = if rows < cap { 0 } else { cost(cap) };
-        ((rows / cap) as u64).saturating_mul(full).saturating_add(rest)
-    }
-}
-
-/// Executors that a queue may hold, of so many.
-fn instances(config: &QueueConfig, executors: usize) -> usize {
-    if config.instances == 0 { executors } else { config.instances.min(executors) }
-}
-
 /// Virtual nanoseconds of a cost.
 fn share(cost: u64, weight: u32) -> u64 {
     let share = u128::from(cost) * u128::from(DEFAULT_WEIGHT) / u128::from(weight.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Rows for an executor that is free: all that waits (up to `cap`) where rows are nearly free, else its share of it. One
-/// that takes everything leaves the next one nothing: the last in line then wait for a long run beside an idle executor.
-fn fair_share(cap: usize, waiting: usize, executors: usize, config: &QueueConfig) -> usize {
-    let all = cap.min(waiting);
-    let share = waiting.div_ceil(executors.max(1)).clamp(1, cap);
-    // A batch that may wait for company is to be as large as was asked for.
-    if share >= all || !config.limits.max_delay.is_zero() {
-        return cap;
-    }
-    match (config.cost.mean(all), config.cost.mean(share)) {
-        (Some(all), Some(part)) if all.as_secs_f64() > part.as_secs_f64() * WORTH_ALL => share,
-        _ => cap,
-    }
 }
 
 #[cfg(test)]

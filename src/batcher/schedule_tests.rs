@@ -1,8 +1,11 @@
 //! The schedule in virtual time: executors and callers simulated, shares, waits and bookkeeping checked.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::batcher::{cost::CostModel, queue::Limits};
 
 struct Job {
     id: usize,
@@ -474,25 +477,4 @@ fn ten_thousand_idle_models_are_not_looked_at() {
     schedule.finished(ticket, ms(1)); // of a queue that is gone: nothing happens
     let refused = schedule.push(QueueId(777), Tick(0), job(0, Tick(0)), &mut taken.gone);
     assert_eq!(refused.err().unwrap().0, Refusal::Closed);
-}
-
-#[test]
-fn a_free_executor_takes_its_share_unless_rows_are_nearly_free() {
-    let with = |points: &[(usize, Duration)], delay| {
-        let mut config = config(None);
-        config.limits.max_delay = delay;
-        config.cost.seed(points);
-        config
-    };
-    let linear = with(&[(1, ms(6)), (2, ms(12)), (4, ms(24)), (8, ms(48))], Duration::ZERO);
-    assert_eq!(fair_share(64, 8, 2, &linear), 4);
-    assert_eq!(fair_share(64, 7, 2, &linear), 4);
-    assert_eq!(fair_share(64, 1, 2, &linear), 64, "one that waits is taken");
-    assert_eq!(fair_share(3, 8, 2, &linear), 3, "what is capped already is no more than a share");
-    assert_eq!(fair_share(64, 8, 1, &linear), 64, "one executor has all of it for its share");
-    let flat = with(&[(1, ms(8)), (2, ms(8)), (4, ms(8)), (8, ms(9))], Duration::ZERO);
-    assert_eq!(fair_share(64, 8, 2, &flat), 64);
-    let gathering = with(&[(1, ms(6)), (4, ms(24)), (8, ms(48))], ms(5));
-    assert_eq!(fair_share(64, 8, 2, &gathering), 64, "company was asked for");
-    assert_eq!(fair_share(64, 8, 2, &config(None)), 64, "nothing is known yet");
 }
