@@ -5,7 +5,7 @@
 use std::{env, fs, path::Path};
 
 const GENERATED: &str = "src/api/generated/inference.rs";
-const SERIALIZE: &str = "#[derive(::serde::Serialize)]";
+const SERIALIZE: &str = "#[derive(::serde::Serialize, ::utoipa::ToSchema)]";
 
 /// What the generator makes of `proto/`, under a note that says where it comes from.
 fn generate(root: &Path) -> String {

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use tonic::Status;
 
-use super::status;
+use super::{schema::ErrorBody, status};
 use crate::types::error::{Code, Error};
 
 /// The error as tonic sends it.
@@ -29,7 +29,8 @@ pub fn retry_after_seconds(delay: Duration) -> u64 {
 
 /// The JSON body of an error on HTTP: `{"error": "..."}`.
 pub fn http_body(error: &Error) -> Bytes {
-    serde_json::json!({ "error": error.message }).to_string().into()
+    // Text always becomes JSON.
+    serde_json::to_vec(&ErrorBody { error: &error.message }).unwrap_or_default().into()
 }
 
 /// The error as an HTTP response.

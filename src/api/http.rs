@@ -1,6 +1,6 @@
 //! Every route of the Open Inference Protocol over HTTP but infer, and the one router of a data port.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -12,14 +12,24 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 
 use super::{
     answers,
     errors::{Failure, http_response, not_here},
     grpc,
+    openapi::{MODEL, Routes, VERSION, of_model, with_document},
+    proto,
+    schema::{
+        Binary, BodyErrors, InferErrors, InferRequest, InferResponse, ModelErrors, example_request,
+    },
     state::Api,
 };
-use crate::types::error::{Code, Error};
+use crate::{
+    repository::config::ModelConfig,
+    types::error::{Code, Error},
+};
 
 /// What a handler comes back with.
 pub type Outcome = Result<Response<Body>, Failure>;
@@ -29,32 +39,36 @@ pub fn router(api: Arc<Api>) -> Router {
     let service = grpc::Service::new(api.clone());
     let methods = any(async move |request: Request| grpc_call(service, request).await);
     finish(
-        Router::new()
+        Routes::new()
             .merge(health())
             .merge(repository())
             .merge(models())
             .merge(extensions())
-            .route("/", get(async || Json(json!({ "status": "alive" }))))
-            .route("/v2", get(async || Json(answers::server_metadata())))
+            .routes(routes!(alive))
+            .routes(routes!(server_metadata))
             .route(&format!("{}{{*method}}", grpc::PREFIX), methods),
+        "onnxd",
         api,
     )
 }
 
-/// Gives a router its state, and JSON to what axum would answer in plain text.
-pub fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
-    router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(api)
+/// Gives routes their document and their state, and JSON to what axum would answer in plain text.
+pub fn finish(routes: Routes, title: &str, api: Arc<Api>) -> Router {
+    with_document(routes, title)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(api)
 }
 
 /// Liveness and readiness, the same on every port.
-pub fn health() -> Router<Arc<Api>> {
-    Router::new().route("/v2/health/live", get(live)).route("/v2/health/ready", get(ready))
+pub fn health() -> Routes {
+    Routes::new().routes(routes!(live)).routes(routes!(ready))
 }
 
-/// The model repository extension.
-pub fn repository() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v2/repository/index", post(index))
+/// The model repository extension. What only answers that it is not here is in no document.
+pub fn repository() -> Routes {
+    Routes::new()
+        .routes(routes!(index))
         .route("/v2/repository/models/{model}/load", post(control))
         .route("/v2/repository/models/{model}/unload", post(control))
         .route("/v2/repository/{repository}/index", post(named_repository))
@@ -63,28 +77,28 @@ pub fn repository() -> Router<Arc<Api>> {
 }
 
 /// What is asked of one model, or of one version of it.
-fn models() -> Router<Arc<Api>> {
-    let mut router = Router::new().route("/v2/models/stats", get(all_statistics));
-    for base in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
-        router = router
-            .route(base, get(model_metadata))
-            .route(&format!("{base}/ready"), get(model_ready))
-            .route(&format!("{base}/config"), get(model_config))
-            .route(&format!("{base}/stats"), get(statistics))
-            // The fast lane takes these before they come here; here they give wrong verbs their answer.
-            .route(&format!("{base}/infer"), post(async || absent("infer on this port")))
-            .route(&format!("{base}/generate"), post(async || absent("the generate extension")))
-            .route(
-                &format!("{base}/generate_stream"),
-                post(async || absent("the generate extension")),
-            );
+fn models() -> Routes {
+    let documented = [
+        routes!(model_metadata),
+        routes!(model_ready),
+        routes!(model_config),
+        routes!(statistics),
+        routes!(infer),
+    ];
+    let mut routes =
+        documented.into_iter().fold(Routes::new().routes(routes!(all_statistics)), of_model);
+    for base in [MODEL, VERSION] {
+        for end in ["generate", "generate_stream"] {
+            routes = routes
+                .route(&format!("{base}/{end}"), post(async || absent("the generate extension")));
+        }
     }
-    router
+    routes
 }
 
 /// Extensions that clients call without being asked: what is registered is nothing, the rest says that it is not here.
-fn extensions() -> Router<Arc<Api>> {
-    let mut router = Router::new();
+fn extensions() -> Routes {
+    let mut router = Routes::new();
     for kind in ["systemsharedmemory", "cudasharedmemory"] {
         router = router
             .route(&format!("/v2/{kind}/status"), get(async || Json(json!([]))))
@@ -141,57 +155,149 @@ fn absent(what: &str) -> Response<Body> {
     http_response(&not_here(what))
 }
 
-async fn live(State(api): State<Arc<Api>>) -> Response<Body> {
-    reply(StatusCode::OK, &json!({ "live": true, "ready": api.ready() }))
+/// That the process answers: what KServe's older clients ask
+#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, body = Alive)))]
+async fn alive() -> Json<Alive> {
+    Json(Alive { status: "alive" })
+}
+
+#[derive(Serialize, ToSchema)]
+struct Alive {
+    status: &'static str,
+}
+
+/// Name, version and extensions of the server
+#[utoipa::path(get, path = "/v2", tag = "server",
+    responses((status = 200, body = proto::ServerMetadataResponse)))]
+async fn server_metadata() -> Json<proto::ServerMetadataResponse> {
+    Json(answers::server_metadata())
 }
 
 /// Clients of Triton read the status, those of KServe the body.
-async fn ready(State(api): State<Arc<Api>>) -> Response<Body> {
-    if api.ready() {
-        return reply(StatusCode::OK, &json!({ "live": true, "ready": true }));
-    }
-    let why = answers::not_ready().message;
-    let body = json!({ "live": true, "ready": false, "error": why });
-    reply(StatusCode::SERVICE_UNAVAILABLE, &body)
+#[derive(Serialize, ToSchema)]
+struct ServerHealth {
+    live: bool,
+    ready: bool,
+    /// Why it is not ready.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'static, str>>,
 }
 
+/// Whether the process answers
+#[utoipa::path(get, path = "/v2/health/live", tag = "health",
+    responses((status = 200, body = ServerHealth)))]
+async fn live(State(api): State<Arc<Api>>) -> Response<Body> {
+    reply(StatusCode::OK, &ServerHealth { live: true, ready: api.ready(), error: None })
+}
+
+/// Whether every wanted model serves
+#[utoipa::path(get, path = "/v2/health/ready", tag = "health",
+    responses((status = 200, body = ServerHealth), (status = 503, body = ServerHealth)))]
+async fn ready(State(api): State<Arc<Api>>) -> Response<Body> {
+    if api.ready() {
+        return reply(StatusCode::OK, &ServerHealth { live: true, ready: true, error: None });
+    }
+    let error = Some(answers::not_ready().message);
+    reply(StatusCode::SERVICE_UNAVAILABLE, &ServerHealth { live: true, ready: false, error })
+}
+
+#[derive(Serialize, ToSchema)]
+struct ModelHealth {
+    name: String,
+    ready: bool,
+    /// Why it is not ready.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'static, str>>,
+}
+
+/// Whether a model serves
+#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "health",
+    responses(ModelErrors, (status = 200, body = ModelHealth), (status = 503, body = ModelHealth)))]
 async fn model_ready(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     match api.table.load().resolve(&target.model, &target.version) {
-        Ok(version) => Ok(reply(StatusCode::OK, &json!({ "name": version.model, "ready": true }))),
+        Ok(version) => {
+            let name = version.model.to_string();
+            Ok(reply(StatusCode::OK, &ModelHealth { name, ready: true, error: None }))
+        }
         Err(error) if error.code == Code::Unavailable => {
-            let body = json!({ "name": target.model, "ready": false, "error": error.message });
+            let (name, error) = (target.model, Some(error.message));
+            let body = ModelHealth { name, ready: false, error };
             Ok(reply(StatusCode::SERVICE_UNAVAILABLE, &body))
         }
         Err(error) => Err(error.into()),
     }
 }
 
+/// Answers an inference request, sent as JSON or with binary tensors. The fast lane takes these before they come here;
+/// here the route gives wrong verbs their answer, and the document its entry.
+#[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
+    params(
+        ("Inference-Header-Content-Length" = Option<u64>, Header,
+            description = "Bytes of JSON at the head of a body with binary tensors"),
+        ("X-Request-Timeout-Ms" = Option<u64>, Header,
+            description = "Milliseconds after which the answer is worth nothing"),
+    ),
+    request_body(content(
+        (InferRequest = "application/json", example = example_request),
+        (inline(Binary) = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "The outputs, as JSON or with binary tensors", content(
+            (InferResponse = "application/json"),
+            (inline(Binary) = "application/octet-stream"),
+        ), headers(("Inference-Header-Content-Length" = u64,
+            description = "Bytes of JSON at the head of a body with binary tensors"))),
+        InferErrors,
+    ))]
+async fn infer() -> Response<Body> {
+    absent("infer on this port")
+}
+
+/// What a model takes and gives, with the versions that serve
+#[utoipa::path(get, path = "/v2/models/{model}", tag = "models",
+    responses((status = 200, body = proto::ModelMetadataResponse), ModelErrors))]
 async fn model_metadata(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let metadata = answers::model_metadata(&api.table.load(), &target.model, &target.version)?;
     Ok(reply(StatusCode::OK, &metadata))
 }
 
+/// The configuration of a version, in Triton's words
+#[utoipa::path(get, path = "/v2/models/{model}/config", tag = "models",
+    responses((status = 200, body = ModelConfig), ModelErrors))]
 async fn model_config(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let config = answers::model_config(&api.table.load(), &target.model, &target.version)?;
     Ok(reply(StatusCode::OK, &config))
 }
 
+/// What was counted of a model
+#[utoipa::path(get, path = "/v2/models/{model}/stats", tag = "statistics",
+    responses((status = 200, body = proto::ModelStatisticsResponse), ModelErrors))]
 async fn statistics(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let counted = answers::statistics(&api.table.load(), &target.model, &target.version)?;
     Ok(reply(StatusCode::OK, &counted))
 }
 
+/// What was counted of every version that serves
+#[utoipa::path(get, path = "/v2/models/stats", tag = "statistics",
+    responses((status = 200, body = proto::ModelStatisticsResponse)))]
 async fn all_statistics(State(api): State<Arc<Api>>) -> Outcome {
     Ok(reply(StatusCode::OK, &answers::statistics(&api.table.load(), "", "")?))
 }
 
 /// The body of an index request; an empty one is the default.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
 struct IndexRequest {
+    /// Only the versions that serve.
     ready: bool,
 }
 
+/// Every version of every model with its state
+#[utoipa::path(post, path = "/v2/repository/index", tag = "repository",
+    request_body = Option<IndexRequest>,
+    responses((status = 200, body = [proto::repository_index_response::ModelIndex]), BodyErrors))]
 async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Error::new(Code::TooLarge, rejection.body_text()),

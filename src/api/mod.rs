@@ -12,10 +12,12 @@ pub mod grpc;
 pub mod http;
 pub mod listen;
 pub mod model_config;
+pub mod openapi;
 pub mod operator;
 pub mod path;
 pub mod peer;
 pub mod proto;
+pub mod schema;
 pub mod state;
 pub mod status;
 

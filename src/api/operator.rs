@@ -11,12 +11,15 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use utoipa_axum::routes;
 
 use super::{
     answers,
     errors::http_response,
     http::{Outcome, Target, finish, health, reply, repository},
+    openapi::Routes,
     peer::Peer,
+    schema::{LocalErrors, ModelErrors},
     state::Api,
 };
 use crate::types::error::{Code, Error};
@@ -33,6 +36,7 @@ POST /v2/repository/models/NAME/load     load a model
 POST /v2/repository/models/NAME/unload   unload a model
 GET  /admin/v1/models                    every model (this machine only)
 GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why (this machine only)
+GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
 ";
 
 /// The routes of the operator's port. It always carries load and unload calls, whatever `api.control` says of the data
@@ -42,18 +46,19 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
     let page = async |Extension(metrics): Extension<Metrics>| {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics())
     };
-    let local = Router::new()
+    let local = Routes::new()
         .merge(repository())
-        .route("/admin/v1/models", get(models))
-        .route("/admin/v1/explain/{model}", get(explain))
-        .route("/admin/v1/explain/{model}/{version}", get(explain))
+        .routes(routes!(models))
+        .routes(routes!(explain))
+        .routes(routes!(explain_version))
         .layer(middleware::from_fn(only_local));
     finish(
-        Router::new()
+        Routes::new()
             .merge(health())
             .merge(local)
             .route("/", get(async || ROOT))
             .route("/metrics", get(page).layer(Extension(metrics))),
+        "onnxd, the operator's port",
         api,
     )
 }
@@ -69,13 +74,26 @@ async fn only_local(request: Request, next: Next) -> Response<Body> {
     ))
 }
 
+/// Every model with its versions and their states. Answers callers on the same machine only
+#[utoipa::path(get, path = "/admin/v1/models", tag = "models",
+    responses((status = 200, body = [Value]), LocalErrors))]
 async fn models(State(api): State<Arc<Api>>) -> Response<Body> {
     reply(StatusCode::OK, &answers::models(&api.table.load()))
 }
 
+/// What was decided about a model's current version, and why. Answers callers on the same machine only
+#[utoipa::path(get, path = "/admin/v1/explain/{model}", tag = "models",
+    responses((status = 200, body = Value), LocalErrors, ModelErrors))]
 async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let explanation = answers::explanation(&api.table.load(), &target.model, &target.version)?;
     Ok((StatusCode::OK, axum::Json(explanation)).into_response())
+}
+
+/// What was decided about a version, and why. Answers callers on the same machine only
+#[utoipa::path(get, path = "/admin/v1/explain/{model}/{version}", tag = "models",
+    responses((status = 200, body = Value), LocalErrors, ModelErrors))]
+async fn explain_version(state: State<Arc<Api>>, target: Target) -> Outcome {
+    explain(state, target).await
 }
 
 #[cfg(test)]

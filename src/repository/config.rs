@@ -1,13 +1,14 @@
 //! A version as Triton's model configuration describes one, for clients that ask for it (perf_analyzer does).
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{options::Versions, table::Version};
 use crate::types::{datatype::Datatype, model::TensorSpec};
 
 /// The configuration of a model, with the field names of Triton's `ModelConfig`. Serialised it is the answer of
 /// `/v2/models/M/config`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ModelConfig {
     pub name: String,
     pub platform: &'static str,
@@ -26,7 +27,7 @@ pub struct ModelConfig {
 }
 
 /// One of Triton's three ways to choose versions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VersionPolicy {
     Latest { num_versions: u32 },
@@ -34,7 +35,7 @@ pub enum VersionPolicy {
     Specific { versions: Vec<i64> },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ConfigInput {
     pub name: String,
     /// As in `TYPE_FP32`.
@@ -44,14 +45,14 @@ pub struct ConfigInput {
     pub optional: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ConfigOutput {
     pub name: String,
     pub data_type: &'static str,
     pub dims: Vec<i64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InstanceGroup {
     pub name: String,
     /// `KIND_CPU` or `KIND_GPU`.
@@ -59,12 +60,12 @@ pub struct InstanceGroup {
     pub count: i32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DynamicBatching {
     pub max_queue_delay_microseconds: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TransactionPolicy {
     pub decoupled: bool,
 }

@@ -92,6 +92,26 @@ impl Code {
     pub const fn blame(self) -> Blame {
         self.row().3
     }
+
+    /// When a caller meets it, in words for the API's document.
+    pub const fn condition(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "Malformed, or not what the model's signature asks for",
+            Code::Unauthenticated => "Not authenticated",
+            Code::PermissionDenied => "Not allowed",
+            Code::NotFound => "Unknown model or version",
+            Code::UnknownRoute => "Unknown path",
+            Code::WrongMethod => "Not a method of this path",
+            Code::TooLarge => "Too large, as sent or decompressed",
+            Code::UnsupportedMedia => "Unknown content type or encoding",
+            Code::Cancelled => "The client left",
+            Code::Overloaded => "A queue, a quota or the memory for requests is full",
+            Code::DeadlineExceeded => "The deadline passed, or cannot be met",
+            Code::Unavailable => "The version is loading, draining, unloaded or failed",
+            Code::Internal => "The runtime failed, or the server did",
+            Code::Unimplemented => "An extension that is not here",
+        }
+    }
 }
 
 /// A failure on the request path: what the client is told.

@@ -1042,7 +1042,7 @@ pub struct ModelReadyResponse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerMetadataRequest {}
 /// `extensions` are those that this server implements.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerMetadataResponse {
     #[prost(string, tag = "1")]
@@ -1060,7 +1060,7 @@ pub struct ModelMetadataRequest {
     pub version: ::prost::alloc::string::String,
 }
 /// What a model takes and gives. `versions` are those that serve.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelMetadataResponse {
     #[prost(string, tag = "1")]
@@ -1077,7 +1077,7 @@ pub struct ModelMetadataResponse {
 /// Nested message and enum types in `ModelMetadataResponse`.
 pub mod model_metadata_response {
     /// One input or output; -1 stands for a dimension that may vary.
-    #[derive(::serde::Serialize)]
+    #[derive(::serde::Serialize, ::utoipa::ToSchema)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct TensorMetadata {
         #[prost(string, tag = "1")]
@@ -1251,7 +1251,7 @@ pub struct ModelStatisticsRequest {
     pub version: ::prost::alloc::string::String,
 }
 /// How often, and for how many nanoseconds together.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatisticDuration {
     #[prost(uint64, tag = "1")]
@@ -1260,7 +1260,7 @@ pub struct StatisticDuration {
     pub ns: u64,
 }
 /// Where the requests' time went.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InferStatistics {
     #[prost(message, optional, tag = "1")]
@@ -1281,7 +1281,7 @@ pub struct InferStatistics {
     pub cache_miss: ::core::option::Option<StatisticDuration>,
 }
 /// The same for each answer of a decoupled model.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InferResponseStatistics {
     #[prost(message, optional, tag = "1")]
@@ -1298,7 +1298,7 @@ pub struct InferResponseStatistics {
     pub cancel: ::core::option::Option<StatisticDuration>,
 }
 /// Runs of one batch size.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InferBatchStatistics {
     #[prost(uint64, tag = "1")]
@@ -1311,7 +1311,7 @@ pub struct InferBatchStatistics {
     pub compute_output: ::core::option::Option<StatisticDuration>,
 }
 /// Memory that a model holds on one device.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemoryUsage {
     #[prost(string, tag = "1")]
@@ -1323,7 +1323,7 @@ pub struct MemoryUsage {
 }
 /// What was counted of one version. `last_inference` is in milliseconds of the Unix epoch; inference_count counts
 /// rows, execution_count runs.
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStatistics {
     #[prost(string, tag = "1")]
@@ -1348,7 +1348,7 @@ pub struct ModelStatistics {
         InferResponseStatistics,
     >,
 }
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStatisticsResponse {
     #[prost(message, repeated, tag = "1")]
@@ -1384,7 +1384,7 @@ pub struct RepositoryIndexRequest {
     #[prost(bool, tag = "2")]
     pub ready: bool,
 }
-#[derive(::serde::Serialize)]
+#[derive(::serde::Serialize, ::utoipa::ToSchema)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RepositoryIndexResponse {
     #[prost(message, repeated, tag = "1")]
@@ -1393,7 +1393,7 @@ pub struct RepositoryIndexResponse {
 /// Nested message and enum types in `RepositoryIndexResponse`.
 pub mod repository_index_response {
     /// One version. `state` is UNKNOWN, READY, UNAVAILABLE, LOADING or UNLOADING.
-    #[derive(::serde::Serialize)]
+    #[derive(::serde::Serialize, ::utoipa::ToSchema)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct ModelIndex {
         #[prost(string, tag = "1")]
