@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the clients that tests/clients.rs drives: a Python environment and Triton's perf_analyzer. Quick when done.
-#   scripts/setup-tests.sh     -> ${CARGO_TARGET_DIR:-target}/venv-tests and .../perf_analyzer
+# Installs what the tests drive: a Python environment of clients, Triton's perf_analyzer, and tools. Quick when done.
+#   scripts/setup-tests.sh     -> ${CARGO_TARGET_DIR:-target}/venv-tests, .../perf_analyzer and .../tools
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -23,19 +23,21 @@ environment() {
   cp "$lock" "$venv/.requirements"
 }
 
-# perf_analyzer's wheel wants glibc 2.38. Where the host's is older, the libraries of a newer Debian are unpacked beside
-# it (not installed, and no root needed): packages checked by apt against the archive's keys, in a state of their own.
-newer_libraries() {
-  local state=$1/apt mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+# Packages of Debian unpacked into a folder: not installed, and no root needed. They are checked by apt against the archive's keys,
+# in a state of its own, which goes at the end.
+debian() { # FOLDER RELEASE PACKAGE...
+  local folder=$1 release=$2 state=$1.apt mirror keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  shift 2
   command -v apt-get >/dev/null && [ -f "$keys" ] || {
-    echo "test clients: perf_analyzer needs glibc 2.38, or apt and debian-archive-keyring to fetch one" >&2
-    exit 1
+    echo "test clients: $* would come from Debian: needs apt and debian-archive-keyring" >&2
+    return 1
   }
   mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' | head -n 1)}
-  [ -n "$mirror" ] || { echo "test clients: set DEBIAN_MIRROR, for apt has no source here" >&2; exit 1; }
-  echo "test clients: fetching a newer C library for perf_analyzer from $mirror"
+  [ -n "$mirror" ] || { echo "test clients: set DEBIAN_MIRROR, for apt has no source here" >&2; return 1; }
+  echo "test clients: fetching $* of Debian $release"
+  rm -rf "$state"
   mkdir -p "$state"/{lists/partial,cache/archives/partial,parts,debs}
-  echo "deb [signed-by=$keys] $mirror trixie main" >"$state/sources.list"
+  echo "deb [signed-by=$keys] $mirror $release main" >"$state/sources.list"
   : >"$state/status"
   cat >"$state/apt.conf" <<CONF
 Dir::Etc::SourceList "$state/sources.list";
@@ -45,16 +47,39 @@ Dir::State::Lists "$state/lists";
 Dir::State::Status "$state/status";
 Dir::Cache "$state/cache";
 APT::Sandbox::User "";
-APT::Architecture "amd64";
+APT::Architecture "$(dpkg --print-architecture)";
 Acquire::Languages "none";
 CONF
-  (cd "$state/debs" && export APT_CONFIG=$state/apt.conf && apt-get -qq update &&
-    apt-get -qq download libc6 libgcc-s1 libstdc++6 libssl3t64 zlib1g)
+  (cd "$state/debs" && export APT_CONFIG=$state/apt.conf && apt-get -qq update && apt-get -qq download "$@")
   local deb
-  for deb in "$state"/debs/*.deb; do dpkg-deb -x "$deb" "$1/root"; done
+  for deb in "$state"/debs/*.deb; do dpkg-deb -x "$deb" "$folder"; done
+  rm -rf "$state"
+}
+
+# perf_analyzer's wheel wants glibc 2.38. Where the host's is older, the libraries of a newer Debian lie beside it.
+newer_libraries() {
+  debian "$1/root" trixie libc6 libgcc-s1 libstdc++6 libssl3t64 zlib1g
   mkdir "$1/lib"
   cp -L "$1"/root/usr/lib/x86_64-linux-gnu/*.so* "$1/lib/"
-  rm -rf "$state" "$1/root"
+  rm -rf "$1/root"
+}
+
+# A tool that Debian has, as ${CARGO_TARGET_DIR:-target}/tools/NAME, unless the host has it already.
+tool() { # NAME PACKAGE FILE: the file of the package, without the leading slash
+  local tools=$target/tools
+  if [ -e "$tools/$1" ]; then
+    echo "test clients: $1 is in $tools"
+    return
+  fi
+  mkdir -p "$tools"
+  if command -v "$1" >/dev/null; then
+    ln -sf "$(command -v "$1")" "$tools/$1"
+    return
+  fi
+  rm -rf "$tools/$1.new"
+  debian "$tools/$1.new" bookworm "$2"
+  mv "$tools/$1.new/$3" "$tools/$1"
+  rm -rf "$tools/$1.new"
 }
 
 perf_analyzer() {
@@ -84,3 +109,4 @@ perf_analyzer() {
 
 environment
 perf_analyzer
+tool promtool prometheus usr/bin/promtool

@@ -305,7 +305,8 @@ impl Ports<'_> {
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
-        let router = operator::router(&self.api, Arc::new(prometheus::render));
+        let options = self.config.metrics;
+        let router = operator::router(&self.api, Arc::new(move || prometheus::render(options)));
         let (options, listener) = (self.options(), self.listener.clone());
         Network::start(1, vec![socket], router, options, listener).map_err(no_thread)
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     api::address::Address,
     repository::options::{Defaults, Load, Options, Readiness, explain, parse_yaml},
-    telemetry::logs::LogOptions,
+    telemetry::{logs::LogOptions, prometheus::MetricsOptions},
 };
 
 /// Everything a person can set about the server. A file has these keys (`config.example.yaml` has them all), the
@@ -84,6 +84,8 @@ pub struct Config {
 
     /// What is logged, and how.
     pub log: LogOptions,
+    /// What the metrics page has.
+    pub metrics: MetricsOptions,
     /// What holds for every model whose model.yaml says nothing else.
     pub defaults: Defaults,
 }
@@ -115,6 +117,7 @@ impl Default for Config {
             drain_delay_ms: 0,
             drain_timeout_ms: 25_000,
             log: LogOptions::default(),
+            metrics: MetricsOptions::default(),
             defaults: repository.defaults,
         }
     }

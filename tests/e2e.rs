@@ -12,6 +12,8 @@ mod deadlines;
 mod drain;
 #[path = "e2e/leaving.rs"]
 mod leaving;
+#[path = "e2e/metrics.rs"]
+mod metrics;
 #[path = "e2e/no_library.rs"]
 mod no_library;
 #[path = "e2e/quiet.rs"]

@@ -9,3 +9,4 @@ pub mod process;
 pub mod prometheus;
 pub mod registry;
 pub mod stats;
+pub mod triton;

@@ -11,6 +11,15 @@ pub struct Process {
     pub max_fds: Option<u64>,
     /// Since the Unix epoch.
     pub start_time: Option<f64>,
+    pub machine: Option<Memory>,
+}
+
+/// The machine's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub total_bytes: u64,
+    /// What programs could still have; at most the total.
+    pub available_bytes: u64,
 }
 
 /// Units of `/proc/self/stat`.
@@ -25,6 +34,7 @@ pub fn read() -> Process {
     let text = |path| std::fs::read_to_string(path).unwrap_or_default();
     let mut process = parse_stat(&text("/proc/self/stat"), &text("/proc/stat"), units());
     process.max_fds = parse_limits(&text("/proc/self/limits"));
+    process.machine = parse_meminfo(&text("/proc/meminfo"));
     // One descriptor is the listing's own.
     let listing = std::fs::read_dir("/proc/self/fd");
     process.open_fds = listing.ok().map(|entries| (entries.count() as u64).saturating_sub(1));
@@ -61,6 +71,15 @@ fn parse_stat(stat: &str, system: &str, units: Units) -> Process {
 }
 
 /// The soft limit of open files.
+fn parse_meminfo(meminfo: &str) -> Option<Memory> {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let total_bytes = field("MemTotal:")?;
+    Some(Memory { total_bytes, available_bytes: field("MemAvailable:")?.min(total_bytes) })
+}
+
 fn parse_limits(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
@@ -88,6 +107,14 @@ mod tests {
         let text = "Limit   Soft Limit  Hard Limit  Units\nMax open files            1024                 4096                 files\n";
         assert_eq!(parse_limits(text), Some(1024));
         assert_eq!(parse_limits("Max open files unlimited unlimited files"), None);
+    }
+
+    #[test]
+    fn memory_is_read() {
+        let text = "MemTotal:       2000 kB\nMemFree:  10 kB\nMemAvailable:   500 kB\n";
+        let memory = Memory { total_bytes: 2_048_000, available_bytes: 512_000 };
+        assert_eq!(parse_meminfo(text), Some(memory));
+        assert_eq!(parse_meminfo("MemTotal: lots\n"), None);
     }
 
     #[cfg(target_os = "linux")]

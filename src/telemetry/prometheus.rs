@@ -5,36 +5,52 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     histogram::Buckets,
     names::{self, Metric},
     process::{self, Process},
     registry::{self, Listener, ModelRow, Registry},
     stats::Reading,
+    triton,
 };
 use crate::types::error::Code;
 
 /// The page's content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// `metrics:` of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsOptions {
+    /// Whether the page also has the numbers under Triton's names (`nv_*`), for dashboards and autoscalers made for it.
+    /// False by default: the page is twice as long with them.
+    pub nv_names: bool,
+}
+
 /// The page of this process.
-pub fn render() -> String {
-    page(registry::registry(), &process::read())
+pub fn render(options: MetricsOptions) -> String {
+    page(registry::registry(), &process::read(), options)
 }
 
 /// A version's name with something known about it.
-type Named<T> = ((String, String), T);
+pub type Named<T> = ((String, String), T);
 
-fn page(registry: &Registry, process: &Process) -> String {
+fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> String {
     let mut page = Page::default();
     let versions: Vec<Named<Reading>> =
         registry.living().into_iter().map(|(name, series)| (name, series.read())).collect();
     requests(&mut page, &versions);
     histograms(&mut page, &versions);
     gauges(&mut page, &versions);
-    models(&mut page, &registry.models());
+    let rows = registry.models();
+    models(&mut page, &rows);
     server(&mut page, registry);
     system(&mut page, process);
+    if options.nv_names {
+        triton::write(&mut page, &versions, &rows, process.machine);
+    }
     page.0
 }
 
@@ -138,23 +154,23 @@ fn system(page: &mut Page, process: &Process) {
 
 /// The text as it grows. Writing to a `String` cannot fail, so its results are let go.
 #[derive(Default)]
-struct Page(String);
+pub struct Page(String);
 
 impl Page {
     /// The two lines that open a metric; once each, before its samples.
-    fn family(&mut self, metric: &Metric) {
+    pub fn family(&mut self, metric: &Metric) {
         let _ = writeln!(self.0, "# HELP {} {}", metric.name, metric.help);
         let _ = writeln!(self.0, "# TYPE {} {}", metric.name, metric.kind.name());
     }
 
-    fn single(&mut self, metric: &Metric, value: Option<impl Display>) {
+    pub fn single(&mut self, metric: &Metric, value: Option<impl Display>) {
         if let Some(value) = value {
             self.family(metric);
             self.sample(metric.name, &[], value);
         }
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (at, (label, value)) in labels.iter().enumerate() {
             let _ = write!(self.0, "{}{label}=\"", if at == 0 { '{' } else { ',' });
@@ -303,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_page_is_well_formed_and_complete() {
-        let text = page(filled(), &process::read());
+        let text = page(filled(), &process::read(), MetricsOptions::default());
         assert!(text.ends_with('\n'));
         let families = families(&text);
         let names: BTreeSet<&str> = families.keys().map(String::as_str).collect();
@@ -327,7 +343,7 @@ mod tests {
 
     #[test]
     fn histograms_are_cumulative_and_end_at_infinity() {
-        let families = families(&page(filled(), &Process::default()));
+        let families = families(&page(filled(), &Process::default(), MetricsOptions::default()));
         for (metric, count, sum) in [
             (&names::REQUEST_SECONDS, 3.0, 70.000_043),
             (&names::COMPUTE_SECONDS, 3.0, 70.000_043),
@@ -351,12 +367,31 @@ mod tests {
 
     #[test]
     fn requests_are_told_apart_by_code() {
-        let families = families(&page(filled(), &Process::default()));
+        let families = families(&page(filled(), &Process::default(), MetricsOptions::default()));
         let by_code: Vec<(&str, f64)> = families[names::REQUESTS.name]
             .iter()
             .map(|(_, labels, value)| (labels["code"].as_str(), *value))
             .collect();
         assert_eq!(by_code, [("ok", 3.0), ("overloaded", 1.0)]);
+    }
+
+    #[test]
+    fn tritons_names_are_there_when_asked_for() {
+        let options = MetricsOptions { nv_names: true };
+        let families = families(&page(filled(), &process::read(), options));
+        for metric in names::nv::ALL.iter().filter(|_| cfg!(target_os = "linux")) {
+            assert!(!families[metric.name].is_empty(), "{} has no sample", metric.name);
+        }
+        let reasons: Vec<(&str, f64)> = families["nv_inference_request_failure"]
+            .iter()
+            .map(|(_, labels, value)| (labels["reason"].as_str(), *value))
+            .collect();
+        assert_eq!(
+            reasons,
+            [("REJECTED", 1.0), ("CANCELED", 0.0), ("BACKEND", 0.0), ("OTHER", 0.0)]
+        );
+        assert_eq!(families["nv_inference_request_duration_us"][0].2, 70_000_043.0);
+        assert_eq!(families["nv_inference_count"][0].2, 6.0);
     }
 
     #[test]
