@@ -332,11 +332,13 @@ fn read_file(name: &str, text: &str) -> Result<(Value, Value), String> {
     Ok((to_value(&typed)?, present))
 }
 
-/// Sets `key` from text: as it is where the option is text, else as YAML reads it. The change is tried at once, so that
+/// Sets `key` from text: as it is where the option is text, else as YAML reads it (1 and 0 for a switch too). The change is tried at once, so that
 /// the error can name its source.
 fn apply(merged: &mut Value, defaults: &Value, key: &str, text: &str) -> Result<(), String> {
     let value = match get(defaults, key) {
         Some(Value::String(_)) => Value::String(text.to_owned()),
+        // As people write switches in an environment.
+        Some(Value::Bool(_)) if matches!(text, "0" | "1") => Value::Bool(text == "1"),
         _ => parse_yaml(text).map_err(|_| format!("'{}' cannot be read", text.escape_debug()))?,
     };
     let mut alone = defaults.clone();
@@ -454,7 +456,7 @@ mod tests {
             None,
             &env(&[
                 ("ONNXD_LOAD", "a,b"),
-                ("ONNXD_CONTROL", "true"),
+                ("ONNXD_CONTROL", "1"),
                 ("ONNXD_MODELS", "2024"),
                 ("ONNXD_DEFAULTS_SESSION_INTRA_OP_THREADS", "2"),
             ]),

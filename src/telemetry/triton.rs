@@ -9,6 +9,9 @@ use super::{
 };
 use crate::types::error::Code;
 
+/// A number of a version.
+type Pick = fn(&Reading) -> u64;
+
 /// Writes every `nv_*` metric that there is something to say of.
 pub fn write(
     page: &mut Page,
@@ -18,7 +21,7 @@ pub fn write(
 ) {
     per_version(page, &nv::SUCCESS, versions, |r| r.statistics.success.count);
     failures(page, versions);
-    let of: [(&Metric, fn(&Reading) -> u64); 8] = [
+    let of: [(&Metric, Pick); 8] = [
         (&nv::COUNT, |r| r.statistics.inference_count),
         (&nv::EXEC_COUNT, |r| r.statistics.execution_count),
         (&nv::REQUEST_US, |r| micros(r.statistics.success)),

@@ -56,9 +56,9 @@ fn tritons_names_on_request() {
     let page = String::from_utf8(page(&server)).expect("text");
     for line in [
         "# TYPE nv_inference_request_success counter",
-        "nv_inference_request_success{model=\"versioned\",version=\"2\"} 1",
-        "nv_inference_request_failure{model=\"versioned\",version=\"2\",reason=\"OTHER\"} 1",
-        "nv_inference_count{model=\"versioned\",version=\"2\"} 1",
+        "nv_inference_request_success{model=\"versioned\",version=\"3\"} 1",
+        "nv_inference_request_failure{model=\"versioned\",version=\"3\",reason=\"OTHER\"} 1",
+        "nv_inference_count{model=\"versioned\",version=\"3\"} 1",
     ] {
         assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
     }
