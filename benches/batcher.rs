@@ -8,6 +8,8 @@ use onnxd::{
     batcher::{
         assemble::{Scratch, bucket_of, split},
         cost::CostModel,
+        entry::Lanes,
+        options::StandingDelay,
         plan::{DEFAULT_WEIGHT, QueueConfig},
         queue::{Abandoned, Ask, Limits, Poll, Queue, QueueId, Taken, Waiting},
         schedule::{Lane, Next, Schedule},
@@ -32,13 +34,7 @@ impl Abandoned for Job {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn limits() -> Limits {
-    Limits {
-        max_batch_rows: 64,
-        max_delay: Duration::ZERO,
-        max_requests: 1024,
-        max_bytes: 1 << 30,
-        max_standing: None,
-    }
+    Limits { max_batch_rows: 64, max_delay: Duration::ZERO, max_requests: 1024, max_bytes: 1 << 30 }
 }
 
 fn waiting(now: Tick, bucket: u64) -> Waiting<Job> {
@@ -74,7 +70,7 @@ fn queue(c: &mut Criterion) {
 fn schedule(c: &mut Criterion) {
     let mut group = c.benchmark_group("schedule");
     for (busy, idle) in [(0u64, 0u64), (8, 0), (8, 10_000), (1000, 10_000)] {
-        let mut schedule: Schedule<Job> = Schedule::new(2);
+        let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
         let mut taken = Taken::default();
         let cost = Arc::new(CostModel::new());
         cost.seed(&[(1, Duration::from_micros(100)), (16, Duration::from_micros(400))]);
@@ -86,6 +82,7 @@ fn schedule(c: &mut Criterion) {
                 weight: DEFAULT_WEIGHT,
                 reserve: true,
                 latency_target: None,
+                standing: StandingDelay::Auto,
                 cost: cost.clone(),
             };
             assert!(schedule.add(QueueId(id), config));

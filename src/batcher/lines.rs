@@ -45,6 +45,15 @@ struct Bucket {
     key: Option<(u8, u64)>,
 }
 
+/// What waits of one priority.
+#[derive(Clone, Copy, Default)]
+pub struct Level {
+    pub priority: u8,
+    pub requests: usize,
+    pub places: usize,
+    pub bytes: usize,
+}
+
 /// Entries in their lines.
 pub struct Lines<T> {
     slots: Vec<Slot<T>>,
@@ -57,6 +66,8 @@ pub struct Lines<T> {
     /// (earliest first, number, slot)
     deadlines: BinaryHeap<Reverse<(Tick, u64, u32)>>,
     next_seq: u64,
+    /// One for each priority that waits, in no order; nearly always one.
+    levels: SmallVec<[Level; 2]>,
     len: usize,
     bytes: usize,
     places: usize,
@@ -98,6 +109,27 @@ impl<T> Lines<T> {
 
     pub fn bucket_of(&self, slot: u32) -> u32 {
         self.slots[slot as usize].bucket
+    }
+
+    /// What waits by priority, in no order.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// The entry that came first of all, whatever its priority.
+    pub fn oldest(&self) -> Option<u32> {
+        let heads = self.lines().map(|line| line.head);
+        heads.min_by_key(|slot| self.slots[*slot as usize].seq)
+    }
+
+    /// The entry that came last of this priority.
+    pub fn newest(&self, priority: u8) -> Option<u32> {
+        let tails = self.lines().filter(|l| l.priority == priority).map(|line| line.tail);
+        tails.max_by_key(|slot| self.slots[*slot as usize].seq)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.buckets.iter().filter(|b| b.key.is_some()).flat_map(|b| &b.lines)
     }
 
     /// Every bucket that holds something, in no order.
@@ -144,6 +176,10 @@ impl<T> Lines<T> {
         let places = waiting.rows.max(1);
         self.places = self.places.saturating_add(places);
         let (deadline, priority) = (waiting.deadline, waiting.priority);
+        let level = self.level(priority);
+        level.requests += 1;
+        level.places = level.places.saturating_add(places);
+        level.bytes += waiting.bytes;
 
         let bucket = self.bucket(waiting.bucket);
         let slot = Slot { seq, prev: NIL, next: NIL, bucket, waiting: Some(waiting) };
@@ -179,6 +215,15 @@ impl<T> Lines<T> {
             }
         }
         self.settle(bucket);
+    }
+
+    fn level(&mut self, priority: u8) -> &mut Level {
+        let at = self.levels.iter().position(|level| level.priority == priority);
+        let at = at.unwrap_or_else(|| {
+            self.levels.push(Level { priority, ..Level::default() });
+            self.levels.len() - 1
+        });
+        &mut self.levels[at]
     }
 
     /// The bucket of this hash, made where there is none; `settle` enters it into the order.
@@ -253,6 +298,13 @@ impl<T> Lines<T> {
         self.len -= 1;
         self.bytes -= waiting.bytes;
         self.places = self.places.saturating_sub(places);
+        let level = self.level(waiting.priority);
+        level.requests -= 1;
+        level.places = level.places.saturating_sub(places);
+        level.bytes -= waiting.bytes;
+        if level.requests == 0 {
+            self.levels.retain(|level| level.requests > 0);
+        }
         Some(waiting)
     }
 
@@ -309,6 +361,7 @@ impl<T> Default for Lines<T> {
             order: BinaryHeap::new(),
             deadlines: BinaryHeap::new(),
             next_seq: 0,
+            levels: SmallVec::new(),
             len: 0,
             bytes: 0,
             places: 0,

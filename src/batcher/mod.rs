@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod budget;
 pub mod cost;
+pub mod entry;
 pub mod executor;
 mod lines;
 pub mod mode;
@@ -14,4 +15,5 @@ pub mod reply;
 pub mod run;
 pub mod schedule;
 pub mod served;
+pub mod standing;
 pub mod turn;

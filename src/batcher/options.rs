@@ -1,8 +1,8 @@
 //! What a person can set about batching, per model.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
 /// How a version executes; `auto` lets the probe decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,69 @@ pub enum Mode {
     Batch,
     /// On the executors, one request a run.
     Single,
+}
+
+/// The delay that may stand in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StandingDelay {
+    /// From the learned cost.
+    #[default]
+    Auto,
+    /// Any: only the queue's size and the clients' deadlines bound it.
+    Off,
+    Fixed(Duration),
+}
+
+impl Serialize for StandingDelay {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            StandingDelay::Auto => serializer.serialize_str("auto"),
+            StandingDelay::Off => serializer.serialize_str("off"),
+            StandingDelay::Fixed(delay) => {
+                serializer.serialize_u64(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StandingDelay {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = StandingDelay;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("auto, off or a number of milliseconds")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<StandingDelay, E> {
+                match word {
+                    "auto" => Ok(StandingDelay::Auto),
+                    "off" => Ok(StandingDelay::Off),
+                    other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
+                }
+            }
+
+            // What YAML 1.1 makes of `off`.
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<StandingDelay, E> {
+                self.visit_str(if on { "on" } else { "off" })
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, ms: u64) -> Result<StandingDelay, E> {
+                match ms {
+                    0 => Err(E::invalid_value(serde::de::Unexpected::Unsigned(0), &self)),
+                    ms => Ok(StandingDelay::Fixed(Duration::from_millis(ms))),
+                }
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, ms: i64) -> Result<StandingDelay, E> {
+                let unexpected = serde::de::Unexpected::Signed(ms);
+                let ms = u64::try_from(ms).map_err(|_| E::invalid_value(unexpected, &self))?;
+                self.visit_u64(ms)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 /// `batching:` of model.yaml and of the configuration's defaults.
@@ -32,6 +95,10 @@ pub struct BatchOptions {
     pub max_queue_requests: usize,
     /// Bytes of inputs that may wait; more are refused (429).
     pub max_queue_bytes: usize,
+    /// Milliseconds that requests may wait for long before more are refused (429): `auto`, `off` or a number. Auto: six
+    /// runs of one row or two efficient batches, whichever is longer, by the learned cost; 20 at least. A burst may wait
+    /// longer: only a queue that stays above it is cut back to it.
+    pub standing_delay_ms: StandingDelay,
     /// Executors that the model may hold at once. 0: all of them.
     pub instances: usize,
     /// Milliseconds that a batch should take at most; the learned cost then chooses its size. 0: no target.
@@ -46,6 +113,7 @@ impl Default for BatchOptions {
             max_queue_delay_us: 0,
             max_queue_requests: 1024,
             max_queue_bytes: 256 << 20,
+            standing_delay_ms: StandingDelay::Auto,
             instances: 0,
             latency_target_ms: 0,
         }
@@ -55,5 +123,29 @@ impl Default for BatchOptions {
 impl BatchOptions {
     pub fn max_queue_delay(&self) -> Duration {
         Duration::from_micros(self.max_queue_delay_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standing_delay_is_a_word_or_a_number() {
+        let read =
+            |text: &str| serde_json::from_str::<StandingDelay>(text).map_err(|e| e.to_string());
+        for (text, delay) in [
+            (r#""auto""#, StandingDelay::Auto),
+            (r#""off""#, StandingDelay::Off),
+            ("250", StandingDelay::Fixed(Duration::from_millis(250))),
+        ] {
+            assert_eq!(read(text), Ok(delay));
+            assert_eq!(serde_json::to_string(&delay).unwrap(), text);
+        }
+        assert_eq!(read("false"), Ok(StandingDelay::Off));
+        for wrong in ["0", "-1", "1.5", "true", r#""soon""#, "null"] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains("auto, off or a number of milliseconds"), "{wrong}: {error}");
+        }
     }
 }

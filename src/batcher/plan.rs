@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{cost::CostModel, queue::Limits};
+use super::{cost::CostModel, options::StandingDelay, queue::Limits, standing::Target};
 
 /// The weight of a queue that is no more important than others.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -10,6 +10,15 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 /// A batch of all that waits must cost less than this many times the batch of one executor's share, or the share is
 /// taken: 1 where rows cost nothing, the number of executors where they cost what they cost alone.
 const WORTH_ALL: f64 = 1.5;
+/// A batch is large enough when it serves this part of the rows a second that any serves.
+const NEARLY_AS_MANY: f64 = 0.9;
+
+/// A batch that is worth its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Efficient {
+    pub rows: usize,
+    pub run: Duration,
+}
 
 /// How one queue takes part.
 #[derive(Clone, Debug)]
@@ -26,6 +35,8 @@ pub struct QueueConfig {
     pub reserve: bool,
     /// What a run should take at most; the learned cost then bounds the batch (to one request at least).
     pub latency_target: Option<Duration>,
+    /// How long the queue may stand before it refuses.
+    pub standing: StandingDelay,
     /// Learned by whoever runs it; read here.
     pub cost: Arc<CostModel>,
 }
@@ -38,6 +49,26 @@ impl QueueConfig {
             _ if !self.batch => 1,
             Some(target) => self.cost.largest_within(target, most).max(1),
             None => most,
+        }
+    }
+
+    /// The smallest batch, of a power of two or `cap` rows, that serves nearly as many rows a second as any, and what its
+    /// run takes. `None` where nothing is known.
+    pub fn efficient(&self, cap: usize) -> Option<Efficient> {
+        let sizes = || (0..).map(|n| 1usize << n).take_while(|rows| *rows < cap).chain([cap]);
+        let speed = |rows: usize| Some(rows as f64 / self.cost.mean(rows)?.as_secs_f64());
+        let best = sizes().filter_map(speed).fold(0.0, f64::max);
+        let rows = sizes().find(|rows| speed(*rows).is_some_and(|s| s >= best * NEARLY_AS_MANY))?;
+        Some(Efficient { rows, run: self.cost.mean(rows)? })
+    }
+
+    /// The delay that may stand in the queue. `None`: any.
+    pub fn target(&self, efficient: Option<Efficient>) -> Option<Target> {
+        let auto = || Some(Target::of(self.cost.mean(1)?, efficient?.run));
+        match self.standing {
+            StandingDelay::Off => None,
+            StandingDelay::Auto => auto(),
+            StandingDelay::Fixed(delay) => Some(Target { delay, ..auto()? }),
         }
     }
 
@@ -86,13 +117,8 @@ mod tests {
     fn a_free_executor_takes_its_share_unless_rows_are_nearly_free() {
         let ms = Duration::from_millis;
         let with = |points: &[(usize, Duration)], max_delay| {
-            let limits = Limits {
-                max_batch_rows: 1,
-                max_delay,
-                max_requests: 1000,
-                max_bytes: 1 << 20,
-                max_standing: None,
-            };
+            let limits =
+                Limits { max_batch_rows: 1, max_delay, max_requests: 1000, max_bytes: 1 << 20 };
             let cost = CostModel::new();
             cost.seed(points);
             QueueConfig {
@@ -102,6 +128,7 @@ mod tests {
                 weight: DEFAULT_WEIGHT,
                 reserve: true,
                 latency_target: None,
+                standing: StandingDelay::Auto,
                 cost: Arc::new(cost),
             }
         };

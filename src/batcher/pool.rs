@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     cost::CostModel,
+    entry::Lanes,
     mode::Choice,
     options::BatchOptions,
     plan::{DEFAULT_WEIGHT, QueueConfig},
@@ -22,7 +23,7 @@ use super::{
     served::{Job, Served},
 };
 use crate::{
-    telemetry::clock::now,
+    telemetry::{clock::now, stats::Shed},
     types::{
         error::{Code, Error},
         time::Tick,
@@ -31,6 +32,9 @@ use crate::{
 
 /// What the reserve executor may take: runs that are over before anybody notices.
 pub const RESERVE_COST: Duration = Duration::from_millis(5);
+
+/// When to come again, where nothing is known of the cost.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 
 /// How many threads run models.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +77,8 @@ pub(super) enum Work {
 
 impl Pool {
     pub fn new(threads: Threads) -> Arc<Pool> {
-        let schedule = Schedule::new(threads.executors + 1);
+        let schedule =
+            Schedule::new(Lanes { main: threads.executors, reserve: Some(RESERVE_COST) });
         let inner = Inner { schedule, idle: [0; 2], closed: false };
         Arc::new(Pool {
             threads,
@@ -99,13 +104,13 @@ impl Pool {
                 max_delay: options.max_queue_delay(),
                 max_requests: options.max_queue_requests,
                 max_bytes: options.max_queue_bytes,
-                max_standing: None,
             },
             batch: choice.gather,
             instances: options.instances,
             weight: DEFAULT_WEIGHT,
             reserve: choice.reserve,
             latency_target: (!target.is_zero()).then_some(target),
+            standing: options.standing_delay_ms,
             cost: cost.clone(),
         };
         self.inner.lock().schedule.add(id, config);
@@ -126,7 +131,8 @@ impl Pool {
         served.stats.queued(1);
         let (result, idle) = {
             let mut inner = self.inner.lock();
-            (inner.schedule.push(id, at, waiting, &mut gone), inner.idle)
+            let pushed = inner.schedule.push(id, at, waiting, &mut gone);
+            (pushed.map_err(|(why, job)| (why, job, inner.schedule.retry_after(id))), inner.idle)
         };
         answer_gone(&mut gone);
         match result {
@@ -137,10 +143,13 @@ impl Pool {
                 }
                 Ok(())
             }
-            Err((refusal, job)) => {
+            Err((refusal, job, again)) => {
                 served.stats.queued(-1);
+                if let Some(reason) = reason(&refusal) {
+                    served.stats.shed(reason);
+                }
                 drop(job);
-                Err(refused(&served, refusal))
+                Err(refused(&served, refusal, again))
             }
         }
     }
@@ -207,30 +216,62 @@ impl Pool {
 /// Answers what left the queues without running.
 pub(super) fn answer_gone(gone: &mut Vec<Gone<Job>>) {
     for Gone { why, item, .. } in gone.drain(..) {
-        item.served.stats.queued(-1);
+        let served = &item.served;
+        served.stats.queued(-1);
         let error = match why {
-            Why::Expired => run::expired(),
+            Why::Expired => {
+                served.stats.shed(Shed::Expired);
+                run::expired()
+            }
+            Why::Late => {
+                served.stats.shed(Shed::Late);
+                let text =
+                    format!("the deadline cannot be met: model '{}' is too busy", served.model);
+                Error::new(Code::DeadlineExceeded, text)
+            }
+            Why::Displaced => {
+                served.stats.shed(Shed::QueueFull);
+                Error::overloaded(
+                    format!("the queue of model '{}' is full of higher priorities", served.model),
+                    UNKNOWN_WAIT,
+                )
+            }
             Why::Abandoned => Error::new(Code::Cancelled, "the client left"),
         };
         item.replier.send(Reply { outputs: Err(error), spent: Spent::default() });
     }
 }
 
-fn refused(served: &Served, refusal: Refusal) -> Error {
-    let wait = served.cost.expect(1).unwrap_or(Duration::from_millis(100));
+/// Which of the metrics' reasons a refusal counts for.
+fn reason(refusal: &Refusal) -> Option<Shed> {
+    match refusal {
+        Refusal::Requests { .. } | Refusal::Bytes { .. } => Some(Shed::QueueFull),
+        Refusal::Standing { .. } => Some(Shed::Standing),
+        Refusal::Late { .. } => Some(Shed::Late),
+        Refusal::Expired => Some(Shed::Expired),
+        Refusal::Closed => None,
+    }
+}
+
+/// `again`: when what waits will have become little enough, if that is known.
+fn refused(served: &Served, refusal: Refusal, again: Option<Duration>) -> Error {
+    let again = again.unwrap_or(UNKNOWN_WAIT);
     let model = &served.model;
     match refusal {
         Refusal::Requests { limit } => Error::overloaded(
             format!("model '{model}' has {limit} requests waiting, as many as its queue takes"),
-            wait.saturating_mul(u32::try_from(limit / 2).unwrap_or(u32::MAX)),
+            again,
         ),
         Refusal::Bytes { limit } => Error::overloaded(
             format!("the requests waiting for model '{model}' fill its queue of {limit} bytes"),
-            wait.saturating_mul(4),
+            again,
         ),
-        Refusal::Standing { waited } => Error::overloaded(
-            format!("requests for model '{model}' wait {} ms already", waited.as_millis()),
-            waited,
+        Refusal::Standing { delay } => Error::overloaded(
+            format!(
+                "more comes for model '{model}' than it can serve: what waits takes {} ms already",
+                delay.as_millis()
+            ),
+            again,
         ),
         Refusal::Late { estimate, left } => Error::new(
             Code::DeadlineExceeded,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lines::{self, Candidate, Lines};
+use super::lines::{self, Candidate, Level, Lines};
 use crate::types::time::Tick;
 
 /// Says whether nobody waits for an entry any more.
@@ -41,9 +41,6 @@ pub struct Limits {
     pub max_delay: Duration,
     pub max_requests: usize,
     pub max_bytes: usize,
-    /// Refuse while the oldest entry has, for a while without a break, waited longer than this (after CoDel: a queue
-    /// that never empties adds delay and nothing else). `None`: count, bytes and deadlines are the only bounds.
-    pub max_standing: Option<Duration>,
 }
 
 /// Why an entry was not taken.
@@ -55,9 +52,9 @@ pub enum Refusal {
     Bytes {
         limit: usize,
     },
-    /// The oldest entry has waited this long.
+    /// The queue has stood for too long (`standing`): what waits takes so long.
     Standing {
-        waited: Duration,
+        delay: Duration,
     },
     /// It would be answered after its deadline: in about `estimate`, with `left` to go.
     Late {
@@ -81,6 +78,10 @@ pub struct Gone<T> {
 pub enum Why {
     Expired,
     Abandoned,
+    /// It could not have been answered before its deadline.
+    Late,
+    /// It made room for one of a higher priority.
+    Displaced,
 }
 
 /// Where `poll` puts what it takes out; kept and emptied by the caller, so that a poll allocates nothing.
@@ -108,11 +109,13 @@ pub struct Ask {
     pub alone: usize,
     /// How long the run is expected to take: a batch does not wait past its deadlines minus this.
     pub run: Duration,
+    /// Whether who waited longest goes first, whatever its priority.
+    pub oldest: bool,
 }
 
 impl Ask {
     pub fn new(now: Tick, rows: usize) -> Ask {
-        Ask { now, rows, alone: usize::MAX, run: Duration::ZERO }
+        Ask { now, rows, alone: usize::MAX, run: Duration::ZERO, oldest: false }
     }
 }
 
@@ -131,8 +134,6 @@ pub enum Poll {
     Closed,
 }
 
-/// How long the oldest entry must have been above `max_standing` before entries are refused (CoDel's interval).
-const STANDING_INTERVAL: Duration = Duration::from_millis(100);
 /// A full queue looks for abandoned entries at most this often.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 pub struct Queue<T> {
@@ -140,8 +141,6 @@ pub struct Queue<T> {
     limits: Limits,
     lines: Lines<T>,
     closed: bool,
-    /// Since when the oldest entry has been above `max_standing`.
-    above: Option<Tick>,
     swept: Tick,
 }
 
@@ -149,7 +148,7 @@ impl<T: Abandoned> Queue<T> {
     pub fn new(id: QueueId, mut limits: Limits) -> Queue<T> {
         limits.max_requests = limits.max_requests.min(lines::MOST);
         limits.max_batch_rows = limits.max_batch_rows.max(1);
-        Queue { id, limits, lines: Lines::default(), closed: false, above: None, swept: Tick(0) }
+        Queue { id, limits, lines: Lines::default(), closed: false, swept: Tick(0) }
     }
 
     pub fn id(&self) -> QueueId {
@@ -184,9 +183,21 @@ impl<T: Abandoned> Queue<T> {
         self.lines.head(first).map(|(_, waiting)| waiting.priority)
     }
 
+    /// Rows that wait of this priority or a higher one: what runs before one that comes now.
+    pub fn ahead(&self, priority: u8) -> usize {
+        let ahead = self.lines.levels().iter().filter(|level| level.priority >= priority);
+        ahead.map(|level| level.places).sum()
+    }
+
     /// The earliest deadline that waits: when to call `expire`.
     pub fn next_deadline(&mut self) -> Option<Tick> {
         self.lines.earliest().map(|(deadline, _)| deadline)
+    }
+
+    /// The entry with the earliest deadline: that, and how long it had in all.
+    pub fn tightest(&mut self) -> Option<(Tick, Duration)> {
+        let (deadline, slot) = self.lines.earliest()?;
+        Some((deadline, deadline.since(self.lines.get(slot)?.enqueued)))
     }
 
     /// Takes no more; what waits is still run, without delay.
@@ -194,7 +205,8 @@ impl<T: Abandoned> Queue<T> {
         self.closed = true;
     }
 
-    /// Adds an entry, or gives its item back with the reason. A full queue first drops what is expired or abandoned.
+    /// Adds an entry, or gives its item back with the reason. A full queue first drops what is expired or abandoned, then
+    /// what is of a lower priority, the last to come first.
     pub fn push(
         &mut self,
         now: Tick,
@@ -208,25 +220,52 @@ impl<T: Abandoned> Queue<T> {
             return Err((Refusal::Expired, waiting.item));
         }
         let mut full = self.full(waiting.bytes);
-        if full.is_some() && now.since(self.swept) >= SWEEP_INTERVAL {
-            self.sweep(now, gone);
+        if full.is_some() && self.tidy(now, gone) {
             full = self.full(waiting.bytes);
+        }
+        if full.is_some() && self.displace(&waiting, gone) {
+            full = None;
         }
         if let Some(refusal) = full {
             return Err((refusal, waiting.item));
         }
-        if let Some(waited) = self.standing(now) {
-            return Err((Refusal::Standing { waited }, waiting.item));
-        }
         self.lines.insert(waiting);
         Ok(())
+    }
+
+    /// Sweeps, if that was not done a moment ago: before anybody is refused, since what nobody waits for takes no place.
+    pub fn tidy(&mut self, now: Tick, gone: &mut Vec<Gone<T>>) -> bool {
+        let due = now.since(self.swept) >= SWEEP_INTERVAL;
+        if due {
+            self.sweep(now, gone);
+        }
+        due
+    }
+
+    /// Makes room for `waiting` at the cost of lower priorities; nobody goes where that would not be enough.
+    fn displace(&mut self, waiting: &Waiting<T>, gone: &mut Vec<Gone<T>>) -> bool {
+        let below = |level: &&Level| level.priority < waiting.priority;
+        let bytes: usize = self.lines.levels().iter().filter(below).map(|level| level.bytes).sum();
+        if self.lines.levels().iter().find(below).is_none()
+            || (self.lines.bytes() - bytes).saturating_add(waiting.bytes) > self.limits.max_bytes
+        {
+            return false;
+        }
+        while self.full(waiting.bytes).is_some() {
+            let lowest = self.lines.levels().iter().map(|level| level.priority).min();
+            let lowest = lowest.filter(|priority| *priority < waiting.priority);
+            let Some(slot) = lowest.and_then(|priority| self.lines.newest(priority)) else {
+                return false;
+            };
+            self.remove(slot, Why::Displaced, gone);
+        }
+        true
     }
 
     /// Takes the next batch where one is due. `taken.members` must be empty.
     pub fn poll(&mut self, ask: Ask, taken: &mut Taken<T>) -> Poll {
         debug_assert!(taken.members.is_empty(), "a batch was left in Taken");
         self.expire(ask.now, &mut taken.gone);
-        self.standing(ask.now);
         let cap = ask.rows.min(self.limits.max_batch_rows).max(1);
         loop {
             let bucket = match self.choose(&ask, cap) {
@@ -235,13 +274,16 @@ impl<T: Abandoned> Queue<T> {
                 Due::Nothing if self.closed => return Poll::Closed,
                 Due::Nothing => return Poll::Idle,
             };
-            match self.lines.head(bucket) {
+            let overdue = if ask.oldest { self.overdue(&ask) } else { None };
+            let head = || self.lines.head(bucket).map(|(slot, _)| slot);
+            let Some(first) = overdue.or_else(head) else { return Poll::Idle };
+            match self.lines.get(first) {
                 // Without it, another bucket may come first.
-                Some((slot, head)) if head.item.abandoned() => {
-                    self.remove(slot, Why::Abandoned, &mut taken.gone);
+                Some(head) if head.item.abandoned() => {
+                    self.remove(first, Why::Abandoned, &mut taken.gone);
                 }
-                Some((_, head)) if head.rows.max(1) > ask.alone => return Poll::TooLarge,
-                _ => return Poll::Run { rows: self.fill(bucket, cap, taken) },
+                Some(head) if head.rows.max(1) > ask.alone => return Poll::TooLarge,
+                _ => return Poll::Run { rows: self.fill(first, cap, taken) },
             }
         }
     }
@@ -253,6 +295,17 @@ impl<T: Abandoned> Queue<T> {
                 break;
             }
             self.remove(slot, Why::Expired, gone);
+        }
+    }
+
+    /// Removes what would have to be answered by `end` to be in time. The last one is left: it takes nobody's place.
+    pub fn give_up(&mut self, end: Tick, gone: &mut Vec<Gone<T>>) {
+        while self.lines.len() > 1 {
+            let Some((deadline, slot)) = self.lines.earliest() else { break };
+            if deadline > end {
+                break;
+            }
+            self.remove(slot, Why::Late, gone);
         }
     }
 
@@ -282,23 +335,24 @@ impl<T: Abandoned> Queue<T> {
         (!fits).then_some(Refusal::Bytes { limit: self.limits.max_bytes })
     }
 
-    /// The wait of the oldest entry of the highest priority, where it has been too long for a whole interval.
-    fn standing(&mut self, now: Tick) -> Option<Duration> {
-        let target = self.limits.max_standing?;
-        let first = self.lines.first().and_then(|bucket| self.lines.head(bucket));
-        let waited = first.map(|(_, waiting)| now.since(waiting.enqueued));
-        let Some(waited) = waited.filter(|w| *w > target) else {
-            self.above = None;
+    /// Who waited longest, where priorities differ and nobody waits for company.
+    fn overdue(&self, ask: &Ask) -> Option<u32> {
+        if self.lines.levels().len() < 2 {
             return None;
-        };
-        let since = *self.above.get_or_insert(now);
-        (now.since(since) >= STANDING_INTERVAL.max(target)).then_some(waited)
+        }
+        let oldest = self.lines.oldest()?;
+        let enqueued = self.lines.get(oldest)?.enqueued;
+        (self.closed || enqueued.after(self.limits.max_delay) <= ask.now).then_some(oldest)
     }
 
-    /// Moves entries of a bucket into a batch, first come first served within a priority, until the next one does not
-    /// fit; the first always does. Returns the rows.
-    fn fill(&mut self, at: u32, cap: usize, taken: &mut Taken<T>) -> usize {
-        let (mut places, mut rows) = (0usize, 0usize);
+    /// Moves `first` and more of its bucket into a batch, first come first served within a priority, until the next one
+    /// does not fit; the first always does. Returns the rows.
+    fn fill(&mut self, first: u32, cap: usize, taken: &mut Taken<T>) -> usize {
+        let at = self.lines.bucket_of(first);
+        let first = self.lines.unlink(first);
+        let mut places = first.as_ref().map_or(0, |waiting| waiting.rows.max(1));
+        let mut rows = first.as_ref().map_or(0, |waiting| waiting.rows);
+        taken.members.extend(first);
         while places < cap {
             let Some((slot, waiting)) = self.lines.head(at) else { break };
             if waiting.item.abandoned() {
@@ -308,7 +362,7 @@ impl<T: Abandoned> Queue<T> {
                 continue;
             }
             let more = waiting.rows.max(1);
-            if places > 0 && places.saturating_add(more) > cap {
+            if places.saturating_add(more) > cap {
                 break;
             }
             places = places.saturating_add(more);

@@ -35,13 +35,7 @@ fn waiting(id: usize, now: u64) -> Waiting<Item> {
 }
 
 fn limits() -> Limits {
-    Limits {
-        max_batch_rows: 8,
-        max_delay: Duration::ZERO,
-        max_requests: 100,
-        max_bytes: 1000,
-        max_standing: None,
-    }
+    Limits { max_batch_rows: 8, max_delay: Duration::ZERO, max_requests: 100, max_bytes: 1000 }
 }
 
 fn ids(members: &[Waiting<Item>]) -> Vec<usize> {
@@ -88,6 +82,8 @@ struct Pair {
     now: u64,
     next_id: usize,
     closed: bool,
+    /// The priority of what is being pushed.
+    pushing: Option<u8>,
 }
 
 impl Pair {
@@ -100,6 +96,7 @@ impl Pair {
             now: 0,
             next_id: 0,
             closed: false,
+            pushing: None,
         }
     }
 
@@ -153,6 +150,13 @@ impl Pair {
             match gone.why {
                 Why::Expired => assert!(self.expired(&entry)),
                 Why::Abandoned => assert!(entry.item.abandoned()),
+                Why::Displaced => {
+                    assert!(self.pushing.is_some_and(|priority| priority > entry.priority));
+                    // The last of the lowest.
+                    assert!(self.list.iter().all(|w| w.priority >= entry.priority));
+                    assert!(self.list[at..].iter().all(|w| w.priority > entry.priority));
+                }
+                Why::Late => panic!("nobody gave up"),
             }
             self.ended.push(entry.item.id);
         }
@@ -160,8 +164,10 @@ impl Pair {
 
     fn push(&mut self, entry: Waiting<Item>) {
         let (id, bytes) = (entry.item.id, entry.bytes);
+        self.pushing = Some(entry.priority);
         let result = self.queue.push(Tick(self.now), entry.clone(), &mut self.taken.gone);
         self.gone();
+        self.pushing = None;
         let held: usize = self.list.iter().map(|w| w.bytes).sum();
         match result {
             Ok(()) => {
@@ -255,7 +261,7 @@ proptest! {
     ) {
         let max_delay = Duration::from_nanos(delay);
         let mut pair =
-            Pair::new(Limits { max_batch_rows, max_delay, max_requests, max_bytes, max_standing: None });
+            Pair::new(Limits { max_batch_rows, max_delay, max_requests, max_bytes });
         for step in &steps {
             pair.step(step);
         }
@@ -302,21 +308,6 @@ fn a_full_queue_makes_room_by_dropping_who_left() {
     queue.push(later, waiting(3, 0), &mut gone).unwrap();
     assert_eq!((gone.len(), gone[0].why, gone[0].item.id), (1, Why::Abandoned, 0));
     assert_eq!(queue.drain().iter().map(|i| i.id).collect::<Vec<_>>(), [1, 3]);
-}
-
-#[test]
-fn a_queue_that_never_empties_refuses_until_it_has_caught_up() {
-    let ms = |n: u64| Tick(n * 1_000_000);
-    let target = Duration::from_millis(10);
-    let mut queue = Queue::new(QueueId(1), Limits { max_standing: Some(target), ..limits() });
-    let mut taken = Taken::default();
-    queue.push(ms(0), waiting(0, 0), &mut taken.gone).unwrap();
-    queue.push(ms(11), waiting(1, ms(11).0), &mut taken.gone).unwrap(); // above, but only now
-    queue.push(ms(90), waiting(2, ms(90).0), &mut taken.gone).unwrap();
-    let (refusal, _) = queue.push(ms(112), waiting(3, ms(112).0), &mut taken.gone).unwrap_err();
-    assert_eq!(refusal, Refusal::Standing { waited: Duration::from_millis(112) });
-    assert_eq!(queue.poll(Ask::new(ms(113), 8), &mut taken), Poll::Run { rows: 3 });
-    queue.push(ms(114), waiting(4, ms(114).0), &mut taken.gone).unwrap();
 }
 
 #[test]

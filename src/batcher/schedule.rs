@@ -9,8 +9,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
+    entry::{Entry, Lanes},
     plan::{DEFAULT_WEIGHT, QueueConfig, nanos},
-    queue::{Abandoned, Ask, Gone, Poll, Queue, QueueId, Refusal, Taken, Waiting},
+    queue::{Abandoned, Ask, Gone, Poll, QueueId, Refusal, Taken, Waiting},
 };
 use crate::types::time::Tick;
 
@@ -27,6 +28,9 @@ const CREDIT: u64 = 20_000_000;
 const LEAD: u64 = 100_000_000;
 /// How often an idle model runs a request that its learned cost would refuse: the way back from a wrong cost.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One run in so many goes to whose turn it is by fairness and age alone, so that a priority starves nobody.
+const ANY_PRIORITY: u64 = 8;
 
 /// Which executor asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub struct Ticket {
     pub id: QueueId,
     /// Rows of the batch, for the cost model.
     pub rows: usize,
+    /// Places that its members took in the queue.
+    places: usize,
     /// Nanoseconds charged in advance.
     charged: u64,
 }
@@ -66,21 +72,6 @@ pub struct Pushed {
     pub runnable: bool,
     /// What the queue's smallest run is expected to take: whether a reserve executor is worth waking.
     pub least: Option<Duration>,
-}
-
-struct Entry<T> {
-    queue: Queue<T>,
-    config: QueueConfig,
-    running: usize,
-    /// Where it stood when it was last emptied.
-    virtual_time: u64,
-    /// Rows that a run takes.
-    cap: usize,
-    /// Number of its last run among all runs.
-    turn: u64,
-    /// Its place in `active` while it holds something.
-    active: Option<usize>,
-    trial: Option<Tick>,
 }
 
 /// What a choice needs of a queue that holds something, close together.
@@ -112,12 +103,11 @@ pub struct Schedule<T> {
     clock: u64,
     /// Runs started.
     turns: u64,
-    executors: usize,
+    lanes: Lanes,
 }
 
 impl<T: Abandoned> Schedule<T> {
-    /// `executors`: how many ask in all lanes together; what an estimate divides queued work by.
-    pub fn new(executors: usize) -> Schedule<T> {
+    pub fn new(lanes: Lanes) -> Schedule<T> {
         Schedule {
             entries: Vec::new(),
             free: Vec::new(),
@@ -125,7 +115,7 @@ impl<T: Abandoned> Schedule<T> {
             active: Vec::new(),
             clock: 0,
             turns: 0,
-            executors: executors.max(1),
+            lanes,
         }
     }
 
@@ -135,17 +125,7 @@ impl<T: Abandoned> Schedule<T> {
             return false;
         }
         config.weight = config.weight.max(1);
-        let queue = Queue::new(id, config.limits.clone());
-        let entry = Entry {
-            queue,
-            cap: config.cap(),
-            config,
-            running: 0,
-            virtual_time: 0,
-            turn: 0,
-            active: None,
-            trial: None,
-        };
+        let entry = Entry::new(id, config, self.lanes);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = Some(entry);
@@ -186,6 +166,12 @@ impl<T: Abandoned> Schedule<T> {
         Some((entry.queue.len(), entry.queue.bytes(), entry.running))
     }
 
+    /// When one who was refused for what waits may come again: once the rest is little enough to stand, if nobody else
+    /// comes. `None` where nothing is known of the cost.
+    pub fn retry_after(&self, id: QueueId) -> Option<Duration> {
+        self.entry(id)?.retry_after()
+    }
+
     /// Queues that hold something.
     pub fn active(&self) -> usize {
         self.active.len()
@@ -208,7 +194,14 @@ impl<T: Abandoned> Schedule<T> {
         let Some(entry) = &mut self.entries[slot as usize] else {
             return Err((Refusal::Closed, waiting.item));
         };
+        if let Some(refusal) = entry.stands(now, waiting.priority, gone) {
+            self.refresh(slot);
+            return Err((refusal, waiting.item));
+        }
         let pushed = entry.queue.push(now, waiting, gone);
+        if let Err((Refusal::Requests { .. } | Refusal::Bytes { .. }, _)) = pushed {
+            entry.refused(now);
+        }
         self.refresh(slot); // also after a refusal: what was gone may have been swept
         pushed?;
         let active = self.entries[slot as usize].as_ref().and_then(|e| e.active);
@@ -238,7 +231,7 @@ impl<T: Abandoned> Schedule<T> {
     pub fn finished(&mut self, ticket: Ticket, actual: Duration) {
         let Some(slot) = self.by_id.get(&ticket.id).copied() else { return };
         let Some(entry) = &mut self.entries[slot as usize] else { return };
-        entry.running = entry.running.saturating_sub(1);
+        entry.ended(ticket.places, ticket.charged);
         let weight = entry.config.weight;
         let (paid, owed) = (share(ticket.charged, weight), share(nanos(actual), weight));
         let virtual_time = match entry.active {
@@ -246,7 +239,6 @@ impl<T: Abandoned> Schedule<T> {
             None => &mut entry.virtual_time,
         };
         *virtual_time = virtual_time.saturating_add(owed).saturating_sub(paid);
-        entry.cap = entry.config.cap();
         self.refresh(slot);
     }
 
@@ -279,8 +271,8 @@ impl<T: Abandoned> Schedule<T> {
         }
     }
 
-    /// The time that a request would take from now to its answer, where that is past its deadline. A lower bound: it
-    /// counts the queue's own work ahead, of other queues no more than their fair share meanwhile (all of it where
+    /// The time that a request would take from now to its answer, where that is past its deadline. Rather too short than
+    /// too long: it counts the queue's own work ahead, of other queues no more than their fair share meanwhile (all of it where
     /// their priority is higher), and average costs, so that only hopeless work is refused. `None` also where nothing
     /// is known of the cost.
     pub fn would_miss(
@@ -293,11 +285,9 @@ impl<T: Abandoned> Schedule<T> {
     ) -> Option<Duration> {
         let entry = self.entry(id)?;
         let cost = nanos(entry.config.cost.mean(rows)?);
-        let mut ahead = 0;
+        let ahead = entry.ahead(priority, entry.active.map_or(0, |at| self.active[at].backlog));
         let mut others = 0u64;
         if let Some(at) = entry.active {
-            // Who comes with a priority overtakes some of it; how much is not known, so none is counted.
-            ahead = if priority == 0 { self.active[at].backlog } else { 0 };
             let theirs = |other: &Active| match other.priority.cmp(&priority) {
                 std::cmp::Ordering::Greater => other.backlog,
                 std::cmp::Ordering::Less => 0,
@@ -312,8 +302,8 @@ impl<T: Abandoned> Schedule<T> {
                 others = others.saturating_add(theirs(other));
             }
         }
-        let own = ahead / entry.config.instances(self.executors) as u64;
-        let all = ahead.saturating_add(others) / self.executors as u64;
+        let own = ahead / entry.executors() as u64;
+        let all = ahead.saturating_add(others) / entry.may_run as u64;
         let estimate = Duration::from_nanos(own.max(all).saturating_add(cost));
         (now.after(estimate) > deadline).then_some(estimate)
     }
@@ -331,11 +321,16 @@ impl<T: Abandoned> Schedule<T> {
             entry.trial = Some(now);
             return None;
         }
+        // Late for the queue's sake, not the model's: more comes than is served.
+        if entry.config.cost.mean(waiting.rows).is_some_and(|cost| cost < left) {
+            entry.refused(now);
+        }
         Some(Refusal::Late { estimate, left })
     }
 
     /// The place of the queue to ask, or when one will be worth asking.
     fn pick(&self, now: Tick, lane: Lane) -> Result<usize, Option<Tick>> {
+        let any = self.any_priority(lane);
         let mut best: Option<usize> = None;
         let mut until: Option<Tick> = None;
         for (at, a) in self.active.iter().enumerate() {
@@ -354,7 +349,8 @@ impl<T: Abandoned> Schedule<T> {
             }
             let better = best.is_none_or(|b| {
                 let b = &self.active[b];
-                (b.priority, a.virtual_time, a.turn) < (a.priority, b.virtual_time, b.turn)
+                let of = |active: &Active| if any { 0 } else { active.priority };
+                (of(b), a.virtual_time, a.turn) < (of(a), b.virtual_time, b.turn)
             });
             if better {
                 best = Some(at);
@@ -363,33 +359,36 @@ impl<T: Abandoned> Schedule<T> {
         best.ok_or(until)
     }
 
+    /// Whether the next run goes to whose turn it is whatever its priority.
+    fn any_priority(&self, lane: Lane) -> bool {
+        lane == Lane::Main && self.turns % ANY_PRIORITY == ANY_PRIORITY - 1
+    }
+
     /// Asks one queue; where it has no batch now, notes why, so that the next pick passes it by.
     fn ask(&mut self, at: usize, now: Tick, lane: Lane, taken: &mut Taken<T>) -> Option<Ticket> {
         let slot = self.active[at].slot;
+        let (oldest, lanes) = (self.any_priority(lane), self.lanes);
         let entry = self.entries[slot as usize].as_mut()?;
+        let (cap, run) = entry.next_run(now, &mut taken.gone);
         let model = &entry.config.cost;
-        entry.cap = entry.config.cap();
-        let cap = entry.cap;
-        let run = model.expect(cap.min(entry.queue.rows())).unwrap_or_default();
         let ask = match lane {
             Lane::Main => {
-                // One of the executors is the reserve's.
-                let others = self.executors.saturating_sub(1);
-                let rows = entry.config.fair_share(cap, entry.queue.rows(), others);
-                Ask { now, rows, alone: usize::MAX, run }
+                let rows = entry.config.fair_share(cap, entry.queue.rows(), lanes.main);
+                Ask { now, rows, alone: usize::MAX, run, oldest }
             }
             Lane::Reserve { limit } => {
                 let rows = model.largest_within(limit, entry.config.limits.max_batch_rows.max(1));
-                Ask { now, rows: rows.min(cap), alone: rows, run }
+                Ask { now, rows: rows.min(cap), alone: rows, run, oldest }
             }
         };
         match entry.queue.poll(ask, taken) {
             Poll::Run { rows } => {
                 let expected = model.expect(rows).map_or(UNKNOWN_COST, nanos).max(LEAST_CHARGE);
-                entry.running += 1;
                 self.turns += 1;
                 entry.turn = self.turns;
-                let ticket = Ticket { id: entry.queue.id(), rows, charged: expected };
+                let places = entry.begun(now, taken, expected);
+                let id = entry.queue.id();
+                let ticket = Ticket { id, rows, places, charged: expected };
                 let charge = share(expected, entry.config.weight);
                 self.charge(at, charge, lane);
                 self.refresh(slot);
@@ -455,7 +454,7 @@ impl<T: Abandoned> Schedule<T> {
             virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
             turn: entry.turn,
             least: cost.expect(1).filter(|_| entry.config.reserve).map_or(u64::MAX, nanos),
-            backlog: entry.config.backlog(entry.queue.rows(), entry.queue.len(), entry.cap),
+            backlog: entry.backlog(),
             not_before: Tick(0),
             priority,
             capped,
@@ -496,3 +495,7 @@ fn share(cost: u64, weight: u32) -> u64 {
 #[cfg(test)]
 #[path = "schedule_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "overload_tests.rs"]
+mod overload;

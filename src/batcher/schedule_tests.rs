@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batcher::{cost::CostModel, queue::Limits};
+use crate::batcher::{cost::CostModel, options::StandingDelay, queue::Limits};
 
 struct Job {
     id: usize,
@@ -36,13 +36,13 @@ fn config(cost: Option<Duration>) -> QueueConfig {
             max_delay: Duration::ZERO,
             max_requests: 1000,
             max_bytes: 1 << 20,
-            max_standing: None,
         },
         batch: false,
         instances: 0,
         weight: DEFAULT_WEIGHT,
         reserve: true,
         latency_target: None,
+        standing: StandingDelay::Auto,
         cost: Arc::new(model),
     }
 }
@@ -88,7 +88,10 @@ type Under = (Tick, usize, Ticket, Duration, usize);
 /// Runs the loads on executors of these lanes until `end`. With `shared`, runs slow each other down as on that many
 /// cores (by the number of executors that are busy when a run starts).
 fn simulate(loads: Vec<Load>, lanes: &[Lane], shared: usize, end: Duration) -> Vec<Seen> {
-    let mut schedule: Schedule<Job> = Schedule::new(lanes.len());
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes {
+        main: lanes.iter().filter(|l| **l == Lane::Main).count(),
+        reserve: None,
+    });
     let mut seen = vec![Seen::default(); loads.len()];
     let mut arrivals: Vec<(Tick, usize)> = Vec::new();
     for (i, load) in loads.iter().enumerate() {
@@ -179,7 +182,7 @@ fn weights_divide_the_time() {
 fn a_queue_gets_no_credit_for_being_idle() {
     // The second comes after ten seconds of the first alone; it must not then run alone for ten.
     let late = Load { think: ms(3), ..Load::new(ms(10), 4) };
-    let mut schedule: Schedule<Job> = Schedule::new(1);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: None });
     let mut taken = Taken::default();
     schedule.add(QueueId(0), late.config.clone());
     schedule.add(QueueId(1), late.config);
@@ -206,7 +209,7 @@ fn a_queue_gets_no_credit_for_being_idle() {
 #[test]
 fn what_a_run_really_took_is_what_counts() {
     // Nobody corrects the cost model here: a millisecond is expected of both, and one takes ten.
-    let mut schedule: Schedule<Job> = Schedule::new(1);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: None });
     let mut taken = Taken::default();
     for q in [0, 1] {
         schedule.add(QueueId(q), config(Some(ms(1))));
@@ -273,7 +276,7 @@ proptest! {
     fn nothing_is_lost_or_run_twice(
         steps in prop::collection::vec((0u8..8, 0u64..5, 1usize..4, prop::option::of(1u64..400)), 1..200)
     ) {
-        let mut schedule: Schedule<Job> = Schedule::new(2);
+        let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
         let mut taken = Taken::default();
         let mut tickets = Vec::new();
         let (mut now, mut pushed, mut ended) = (Tick(0), 0usize, Vec::new());
@@ -334,7 +337,7 @@ proptest! {
 
 #[test]
 fn hopeless_work_is_refused_with_the_estimate() {
-    let mut schedule: Schedule<Job> = Schedule::new(2);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
     let mut gone = Vec::new();
     let id = QueueId(0);
     schedule.add(id, config(Some(ms(10))));
@@ -367,7 +370,7 @@ fn hopeless_work_is_refused_with_the_estimate() {
 
 #[test]
 fn an_idle_model_tries_now_and_then_what_its_cost_would_refuse() {
-    let mut schedule: Schedule<Job> = Schedule::new(2);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
     let mut taken = Taken::default();
     let id = QueueId(0);
     let slow = config(Some(ms(500)));
@@ -393,7 +396,7 @@ fn an_idle_model_tries_now_and_then_what_its_cost_would_refuse() {
 
 #[test]
 fn the_reserve_takes_short_runs_only() {
-    let mut schedule: Schedule<Job> = Schedule::new(3);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 3, reserve: None });
     let mut taken = Taken::default();
     for (q, cost) in [(0, None), (1, Some(ms(50))), (2, Some(ms(1)))] {
         let mut c = config(cost);
@@ -423,7 +426,7 @@ fn the_reserve_takes_short_runs_only() {
 
 #[test]
 fn priority_goes_before_fairness_and_a_latency_target_bounds_the_batch() {
-    let mut schedule: Schedule<Job> = Schedule::new(1);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: None });
     let mut taken = Taken::default();
     let mut c = config(Some(ms(2)));
     (c.batch, c.limits.max_batch_rows, c.latency_target) = (true, 64, Some(ms(12)));
@@ -440,13 +443,15 @@ fn priority_goes_before_fairness_and_a_latency_target_bounds_the_batch() {
         schedule.finished(ticket, ms(2));
     }
     // 2.5 ms a row with its margin: four in twelve.
-    assert_eq!(runs[..10], [(1, 1); 10]);
-    assert_eq!(runs[10..], [(0, 4), (0, 4), (0, 2)]);
+    // The eighth goes to who is behind, whatever its priority.
+    assert_eq!(runs[..7], [(1, 1); 7]);
+    assert_eq!(runs[7..11], [(0, 4), (1, 1), (1, 1), (1, 1)]);
+    assert_eq!(runs[11..], [(0, 4), (0, 2)]);
 }
 
 #[test]
 fn the_reserve_leaves_what_a_request_may_make_long() {
-    let mut schedule: Schedule<Job> = Schedule::new(2);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
     let mut taken = Taken::default();
     let reserve = Lane::Reserve { limit: ms(5) };
     schedule.add(QueueId(0), QueueConfig { reserve: false, ..config(Some(us(10))) });
@@ -464,7 +469,7 @@ fn the_reserve_leaves_what_a_request_may_make_long() {
 
 #[test]
 fn ten_thousand_idle_models_are_not_looked_at() {
-    let mut schedule: Schedule<Job> = Schedule::new(1);
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: None });
     let mut taken = Taken::default();
     for q in 0..10_000 {
         schedule.add(QueueId(q), config(None));

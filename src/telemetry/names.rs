@@ -63,6 +63,12 @@ pub const REQUESTS: Metric = counter(
     &["model", "version", "code"],
     "Requests that reached a version and ended, by code; code=\"ok\" was answered.",
 );
+pub const SHED: Metric = counter(
+    "onnxd_requests_shed_total",
+    "requests",
+    &["model", "version", "reason"],
+    "Requests refused or let go without a run because of the load: queue_full, standing, late, expired.",
+);
 pub const ROWS: Metric = counter(
     "onnxd_inference_rows_total",
     "rows",
@@ -242,8 +248,9 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 22] = [
+pub const ALL: [&Metric; 23] = [
     &REQUESTS,
+    &SHED,
     &ROWS,
     &REQUEST_SECONDS,
     &QUEUE_SECONDS,

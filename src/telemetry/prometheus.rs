@@ -12,7 +12,7 @@ use super::{
     names::{self, Metric},
     process::{self, Process},
     registry::{self, Listener, ModelRow, Registry},
-    stats::Reading,
+    stats::{Reading, Shed},
     triton,
 };
 use crate::types::error::Code;
@@ -64,6 +64,16 @@ fn requests(page: &mut Page, versions: &[Named<Reading>]) {
             let failed = reading.failed[code as usize];
             if failed > 0 {
                 page.sample(names::REQUESTS.name, &labels(code.label()), failed);
+            }
+        }
+    }
+    page.family(&names::SHED);
+    for ((model, version), reading) in versions {
+        for reason in Shed::ALL {
+            let labels = [("model", &**model), ("version", &**version), ("reason", reason.label())];
+            let shed = reading.shed[reason as usize];
+            if shed > 0 {
+                page.sample(names::SHED.name, &labels, shed);
             }
         }
     }

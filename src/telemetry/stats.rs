@@ -84,6 +84,12 @@ impl VersionStats {
         lane.last_run.raise(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     }
 
+    /// A request was refused or let go without a run, for the load's sake.
+    pub fn shed(&self, reason: Shed) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.shed[reason as usize].add(1, writer);
+    }
+
     /// The queue's depth changed by so many requests.
     pub fn queued(&self, change: i64) {
         let (lane, writer) = self.0.lanes.mine();
@@ -93,6 +99,33 @@ impl VersionStats {
     /// Everything counted so far, for the statistics extension.
     pub fn snapshot(&self) -> Statistics {
         self.0.read().statistics
+    }
+}
+
+/// Why work was shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// As many requests or bytes wait as the queue takes.
+    QueueFull,
+    /// More comes than is served, and has for a while.
+    Standing,
+    /// It could not have been answered before its deadline.
+    Late,
+    /// Its deadline passed while it waited.
+    Expired,
+}
+
+impl Shed {
+    pub const ALL: [Shed; 4] = [Shed::QueueFull, Shed::Standing, Shed::Late, Shed::Expired];
+
+    /// The value of the `reason` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Shed::QueueFull => "queue_full",
+            Shed::Standing => "standing",
+            Shed::Late => "late",
+            Shed::Expired => "expired",
+        }
     }
 }
 
@@ -153,6 +186,8 @@ struct Lane {
     /// By `Code as usize`.
     failed: [Number; Code::ALL.len()],
     failed_time: Number,
+    /// By `Shed as usize`.
+    shed: [Number; Shed::ALL.len()],
     last_run: Number,
     sizes: Sizes,
 }
@@ -208,6 +243,8 @@ pub struct Reading {
     pub batch_rows: Buckets,
     /// By `Code as usize`.
     pub failed: [u64; Code::ALL.len()],
+    /// By `Shed as usize`.
+    pub shed: [u64; Shed::ALL.len()],
     pub statistics: Statistics,
 }
 
@@ -222,6 +259,7 @@ impl Series {
             compute: Buckets::new(&TIME_BOUNDS),
             batch_rows: Buckets::new(&ROW_BOUNDS),
             failed: std::array::from_fn(|code| self.lanes.sum(|lane| &lane.failed[code])),
+            shed: std::array::from_fn(|reason| self.lanes.sum(|lane| &lane.shed[reason])),
             statistics: Statistics::default(),
         };
         for lane in self.lanes.iter() {
