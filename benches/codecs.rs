@@ -18,16 +18,17 @@ use onnxd::{
 /// Elements, with a name for the report.
 const SIZES: [(usize, &str); 2] = [(32, "128 B"), (150_528, "602 KB")];
 
-/// Values as a model takes them: between -2 and 2, all digits in use. The same on every run.
+/// Values as the bench of the peers sends them: normally distributed, all digits in use. The same on every run.
 fn values(count: usize) -> Vec<f32> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let next = || {
+    let mut uniform = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 4.0
+        ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     };
-    std::iter::repeat_with(next).take(count).collect()
+    let normal = || (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
+    std::iter::repeat_with(normal).take(count).map(|v| v as f32).collect()
 }
 
 fn raw(count: usize) -> Bytes {
@@ -62,10 +63,10 @@ fn grpc_request(count: usize) -> Bytes {
     BytesMut::from(message.as_slice()).freeze()
 }
 
-/// As Python writes an array of f32s: each as the f64 of the same value, up to 17 digits, a space after every comma.
+/// As the bench of the peers writes an array of f32s: each as the f64 of the same value, about 17 digits.
 fn json_request(count: usize) -> Bytes {
     let numbers: Vec<String> = values(count).iter().map(|v| f64::from(*v).to_string()).collect();
-    let data = numbers.join(", ");
+    let data = numbers.join(",");
     format!(
         r#"{{"id": "42", "inputs": [{{"name": "input", "shape": [1, {count}], "datatype": "FP32", "data": [{data}]}}]}}"#
     )

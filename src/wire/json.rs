@@ -143,8 +143,7 @@ fn parameter(c: &mut Cursor<'_>, key: &str) -> Result<Parameter, Error> {
                     signed.or_else(|| numbers::unsigned(negative, magnitude).map(Parameter::Uint64))
                 })
             } else {
-                let value = numbers::to_f64(&number, text);
-                value.is_finite().then_some(Parameter::Double(value))
+                numbers::to_f64(&number, c.bytes(), c.at()).map(Parameter::Double)
             };
             let value = value.ok_or_else(|| {
                 Error::invalid(format!(

@@ -181,6 +181,7 @@ impl Data<'_> {
         }
         let bytes = cursor.bytes();
         let mut at = cursor.at();
+        let mut gap = 1;
         loop {
             let before = at;
             match sink.put(bytes, at) {
@@ -195,16 +196,13 @@ impl Data<'_> {
                     });
                 }
             }
-            // What clients write, a comma and perhaps one space, without the general loop over whitespace.
-            if bytes.get(at) == Some(&b',') {
-                at += 1;
-                at += usize::from(bytes.get(at) == Some(&b' '));
-                if bytes.get(at).is_some_and(|b| *b > b' ') {
-                    continue;
-                }
-                cursor.move_to(at);
-                cursor.peek();
-                at = cursor.at();
+            // What clients write, a comma and perhaps one space, without the general loop over whitespace. Where the next
+            // element begins is a guess from the last gap, so that it waits for no look at this one.
+            if bytes.get(at) == Some(&b',')
+                && bytes.get(at + gap).is_some_and(|b| *b > b' ')
+                && (gap == 1 || bytes[at + 1] == b' ')
+            {
+                at += gap;
                 continue;
             }
             cursor.move_to(at);
@@ -215,6 +213,7 @@ impl Data<'_> {
                 return Err(cursor.malformed("',' or ']'"));
             }
             cursor.peek();
+            gap = (cursor.at() - at).clamp(1, 2);
             at = cursor.at();
         }
     }
@@ -411,7 +410,7 @@ integer!(Int16, i16, 2, numbers::signed);
 integer!(Int32, i32, 4, numbers::signed);
 integer!(Int64, i64, 8, numbers::signed);
 
-/// A float datatype: its name, its size, from a scanned number with its text, and from an f64 that is no number.
+/// A float datatype: its name, its size, from a scanned number, and from an f64 that is no number.
 macro_rules! float {
     ($name:ident, $size:literal, $finite:expr, $special:expr) => {
         struct $name;
@@ -424,11 +423,7 @@ macro_rules! float {
                     *slot = $special(value).to_le_bytes();
                     return Some(end);
                 };
-                let value = $finite(&number, bytes.get(at..number.end)?);
-                if value.is_infinite() {
-                    return None;
-                }
-                *slot = value.to_le_bytes();
+                *slot = $finite(&number, bytes, at)?.to_le_bytes();
                 Some(number.end)
             }
         }
@@ -437,5 +432,5 @@ macro_rules! float {
 
 float!(Fp32, 4, numbers::to_f32, |value| value as f32);
 float!(Fp64, 8, numbers::to_f64, |value: f64| value);
-float!(Fp16, 2, |n: &_, text: &_| numbers::to_f16(numbers::to_f64(n, text)), numbers::to_f16);
-float!(Bf16, 2, |n: &_, text: &_| numbers::to_bf16(numbers::to_f64(n, text)), numbers::to_bf16);
+float!(Fp16, 2, numbers::to_f16, numbers::f16_of);
+float!(Bf16, 2, numbers::to_bf16, numbers::bf16_of);

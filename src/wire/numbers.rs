@@ -5,6 +5,8 @@
 
 use half::{bf16, f16};
 
+use super::digits::{self, PLACE, eight_digits, window};
+
 /// A number as scanned: its value is `mantissa * 10^exponent` when `exact`.
 #[derive(Clone, Copy, Debug)]
 pub struct Number {
@@ -26,6 +28,48 @@ const MAX_DIGITS: usize = 19;
 /// at.
 #[inline(always)]
 pub fn scan(bytes: &[u8], start: usize) -> Option<Number> {
+    match usual(bytes, start) {
+        Some(number) => Some(number),
+        None => any(bytes, start),
+    }
+}
+
+/// Scans what most floats are: a sign perhaps, one digit, a point and at most 20 digits, in the midst of a body.
+///
+/// Why: numbers differ in length, and a branch on that is mispredicted about as often as not, which would cost as much as
+/// all the rest. So there is none, and where the next number begins hangs on few instructions.
+#[inline(always)]
+fn usual(bytes: &[u8], start: usize) -> Option<Number> {
+    let window = window(bytes, start)?;
+    let negative = usize::from(window[PLACE] == b'-');
+    // Only the sign and the point are no digits; the next that is none ends it.
+    let others = digits::others(window) ^ (negative | 2 << negative) as u32;
+    let len = others.trailing_zeros() as usize;
+    let fraction = len.wrapping_sub(negative + 2);
+    if fraction.wrapping_sub(1) >= 20
+        || window[PLACE + negative + 1] != b'.'
+        || window[PLACE + len] | 0x20 == b'e'
+    {
+        return None;
+    }
+    let late = fraction.min(16);
+    let early = fraction - late;
+    let first = u64::from(window[PLACE + negative] - b'0');
+    let mantissa = (first * POWERS_U64[early] + digits::first(window, PLACE + negative + 2, early))
+        .wrapping_mul(POWERS_U64[late])
+        .wrapping_add(digits::last(window, PLACE + len, late));
+    Some(Number {
+        negative: negative == 1,
+        mantissa,
+        exponent: -(fraction as i64),
+        exact: fraction + usize::from(first != 0) <= MAX_DIGITS,
+        integer: false,
+        end: start + len,
+    })
+}
+
+#[inline(never)]
+fn any(bytes: &[u8], start: usize) -> Option<Number> {
     let negative = bytes.get(start) == Some(&b'-');
     let first_at = start + usize::from(negative);
     let first = digit(bytes, first_at)?;
@@ -37,14 +81,14 @@ pub fn scan(bytes: &[u8], start: usize) -> Option<Number> {
         if first == 0 {
             return None;
         }
-        at = digits(bytes, at, &mut mantissa);
+        at = run(bytes, at, &mut mantissa);
         count = at - first_at;
     }
     let mut exponent = 0;
     let mut integer = true;
     if bytes.get(at) == Some(&b'.') {
         let begin = at + 1;
-        at = digits(bytes, begin, &mut mantissa);
+        at = run(bytes, begin, &mut mantissa);
         if at == begin {
             return None;
         }
@@ -84,11 +128,19 @@ fn digit(bytes: &[u8], at: usize) -> Option<u64> {
     }
 }
 
-const POWERS_U64: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+const POWERS_U64: [u64; 17] = {
+    let mut powers = [1; 17];
+    let mut n = 1;
+    while n < 17 {
+        powers[n] = powers[n - 1] * 10;
+        n += 1;
+    }
+    powers
+};
 
 /// Appends a run of digits to the mantissa (wrapping: the caller counts them) and returns where it ends.
 #[inline(always)]
-fn digits(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+fn run(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
     while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         // Digits become 0 to 9. Adding 0x76 then sets the high bit of whatever is larger; a carry reaches only bytes
         // after the first such, and that one is what we look for.
@@ -114,19 +166,36 @@ fn digits(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
     at
 }
 
-/// The number that eight digit values spell, the first in the lowest byte: neighbours are joined to pairs, pairs to
-/// fours, fours to eight.
-#[inline(always)]
-fn eight_digits(values: u64) -> u64 {
-    let pairs = (values.wrapping_mul(10).wrapping_add(values >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs.wrapping_mul(100).wrapping_add(pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    (fours.wrapping_mul(10_000).wrapping_add(fours >> 32)) & 0xffff_ffff
-}
-
 /// An integer: its sign, its magnitude and where it ends. `None` for what is no integer literal or exceeds 64 bits.
 #[inline(always)]
 pub fn integer(bytes: &[u8], start: usize) -> Option<(bool, u64, usize)> {
-    let number = scan(bytes, start)?;
+    match usual_integer(bytes, start) {
+        Some(number) => Some(number),
+        None => any_integer(bytes, start),
+    }
+}
+
+/// Up to 16 digits in the midst of a body, read as `usual` reads floats.
+#[inline(always)]
+fn usual_integer(bytes: &[u8], start: usize) -> Option<(bool, u64, usize)> {
+    let window = window(bytes, start)?;
+    let negative = usize::from(window[PLACE] == b'-');
+    let len = (digits::others(window) ^ negative as u32).trailing_zeros() as usize;
+    let count = len.wrapping_sub(negative);
+    let after = window[PLACE + len.min(31)];
+    if count.wrapping_sub(1) >= 16
+        || (window[PLACE + negative] == b'0' && count > 1)
+        || after == b'.'
+        || after | 0x20 == b'e'
+    {
+        return None;
+    }
+    Some((negative == 1, digits::last(window, PLACE + len, count), start + len))
+}
+
+#[inline(never)]
+fn any_integer(bytes: &[u8], start: usize) -> Option<(bool, u64, usize)> {
+    let number = any(bytes, start)?;
     if !number.integer {
         return None;
     }
@@ -169,42 +238,47 @@ fn power_of_ten(exponent: i64) -> Option<f64> {
     POWERS.get(usize::try_from(exponent + POWERS_ZERO).ok()?).copied()
 }
 
-/// The nearest f32 of a scanned number; `text` is its text. Infinite where it overflows.
+/// The nearest f32 of the number scanned at `start`; `None` where that would be infinite.
 ///
 /// The product of mantissa and power, in f64, is off by at most three units in the last place (one for each of
 /// mantissa, power and product). Rounding it to f32 gives the right answer unless a midpoint of two floats lies that
 /// near, which the bits that are cut off show; for subnormal results they would be others, so those go the exact way
 /// as well.
 #[inline(always)]
-pub fn to_f32(number: &Number, text: &[u8]) -> f32 {
+pub fn to_f32(number: &Number, bytes: &[u8], start: usize) -> Option<f32> {
     const CUT: u64 = (1 << 29) - 1;
     const MIDPOINT: u64 = 1 << 28;
     const MARGIN: u64 = 8;
+    // The exponents of f32's normal numbers, as f64 writes them.
+    const LEAST_NORMAL: u64 = 1023 - 126;
+    const LARGEST: u64 = 1023 + 127;
     if number.exact
         && number.mantissa >> 63 == 0
         && let Some(power) = power_of_ten(number.exponent)
     {
         let product = (number.mantissa as i64) as f64 * power;
-        let beside = (product.to_bits() & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
-        let normal = product >= f64::from(f32::MIN_POSITIVE) && product <= f64::from(f32::MAX);
+        let bits = product.to_bits();
+        let beside = (bits & CUT).wrapping_sub(MIDPOINT - MARGIN) > 2 * MARGIN;
+        // Below the largest exponent, so that rounding up cannot end at infinity.
+        let normal = (bits >> 52).wrapping_sub(LEAST_NORMAL) < LARGEST - LEAST_NORMAL;
         if (beside && normal) || number.mantissa == 0 {
-            let value = product as f32;
-            return if number.negative { -value } else { value };
+            let sign = u32::from(number.negative) << 31;
+            return Some(f32::from_bits((product as f32).to_bits() | sign));
         }
     }
-    slow_f32(text)
+    slow_f32(bytes, start, number.end)
 }
 
 #[cold]
 #[inline(never)]
-fn slow_f32(text: &[u8]) -> f32 {
-    // The scanner let only numbers through; were it wrong, an infinity is refused by every caller.
-    fast_float2::parse(text).unwrap_or(f32::INFINITY)
+fn slow_f32(bytes: &[u8], start: usize, end: usize) -> Option<f32> {
+    let value: f32 = fast_float2::parse(bytes.get(start..end)?).ok()?;
+    value.is_finite().then_some(value)
 }
 
-/// The nearest f64 of a scanned number; `text` is its text. Infinite where it overflows.
+/// The nearest f64 of the number scanned at `start`; `None` where that would be infinite.
 #[inline(always)]
-pub fn to_f64(number: &Number, text: &[u8]) -> f64 {
+pub fn to_f64(number: &Number, bytes: &[u8], start: usize) -> Option<f64> {
     // Both factors exact, so that one rounding, that of the operation, is all there is.
     if number.exact
         && number.mantissa <= 1 << 53
@@ -213,9 +287,10 @@ pub fn to_f64(number: &Number, text: &[u8]) -> f64 {
     {
         let mantissa = (number.mantissa as i64) as f64;
         let value = if number.exponent < 0 { mantissa / power } else { mantissa * power };
-        return if number.negative { -value } else { value };
+        return Some(if number.negative { -value } else { value });
     }
-    fast_float2::parse(text).unwrap_or(f64::INFINITY)
+    let value: f64 = fast_float2::parse(bytes.get(start..number.end)?).ok()?;
+    value.is_finite().then_some(value)
 }
 
 /// The f32 toward zero from `value`, with its last bit set when anything was cut off. Rounding that to a shorter float
@@ -231,11 +306,25 @@ fn round_to_odd(value: f64) -> f32 {
 }
 
 /// The nearest FP16; infinite from 65520 on.
-pub fn to_f16(value: f64) -> f16 {
+pub fn f16_of(value: f64) -> f16 {
     f16::from_f32(round_to_odd(value))
 }
 
 /// The nearest BF16; infinite where it overflows.
-pub fn to_bf16(value: f64) -> bf16 {
+pub fn bf16_of(value: f64) -> bf16 {
     bf16::from_f32(round_to_odd(value))
+}
+
+/// The nearest FP16 of the number scanned at `start`; `None` where that would be infinite.
+#[inline(always)]
+pub fn to_f16(number: &Number, bytes: &[u8], start: usize) -> Option<f16> {
+    let value = f16_of(to_f64(number, bytes, start)?);
+    value.is_finite().then_some(value)
+}
+
+/// The nearest BF16 of the number scanned at `start`; `None` where that would be infinite.
+#[inline(always)]
+pub fn to_bf16(number: &Number, bytes: &[u8], start: usize) -> Option<bf16> {
+    let value = bf16_of(to_f64(number, bytes, start)?);
+    value.is_finite().then_some(value)
 }

@@ -3,25 +3,41 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::wire::numbers::{integer, scan, to_bf16, to_f16, to_f32, to_f64};
+use crate::wire::{
+    digits,
+    numbers::{bf16_of, f16_of, integer, scan, to_f32, to_f64},
+};
 
-/// The text as our numbers read it, in the middle of other text and at its end.
-fn both(text: &str) -> (f32, f64) {
-    let end = scan(text.as_bytes(), 0).unwrap();
-    assert_eq!(end.end, text.len(), "{text}");
-    let padded = format!("[{text},0.12345678]");
-    let middle = scan(padded.as_bytes(), 1).unwrap();
-    assert_eq!(middle.end, text.len() + 1, "{text}");
-    let value = to_f64(&middle, text.as_bytes());
-    assert_eq!(to_f64(&end, text.as_bytes()).to_bits(), value.to_bits());
-    (to_f32(&middle, text.as_bytes()), value)
+/// The text as our numbers read it: alone, at the end of other text, and in its midst, where the fast way is open.
+/// `None` for what would be infinite.
+#[track_caller]
+fn all(text: &str) -> (Option<f32>, Option<f64>) {
+    let alone = scan(text.as_bytes(), 0).unwrap();
+    assert_eq!(alone.end, text.len(), "{text}");
+    let value = to_f64(&alone, text.as_bytes(), 0);
+    let short = to_f32(&alone, text.as_bytes(), 0);
+    for after in ["", ",0.12345678]", "]}                                                    "] {
+        let padded = format!("0.1234567890123456[{text}{after}");
+        let read = scan(padded.as_bytes(), 19).unwrap();
+        assert_eq!(read.end, 19 + text.len(), "{text}");
+        assert_eq!((read.negative, read.integer), (alone.negative, alone.integer), "{text}");
+        let again = to_f64(&read, padded.as_bytes(), 19);
+        assert_eq!(again.map(f64::to_bits), value.map(f64::to_bits), "{text}");
+        let again = to_f32(&read, padded.as_bytes(), 19);
+        assert_eq!(again.map(f32::to_bits), short.map(f32::to_bits), "{text}");
+    }
+    (short, value)
 }
 
 #[track_caller]
 fn same(text: &str) {
-    let (short, long) = both(text);
-    assert_eq!(short.to_bits(), text.parse::<f32>().unwrap().to_bits(), "{text} as f32");
-    assert_eq!(long.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text} as f64");
+    let (short, long) = all(text);
+    let expected: f32 = text.parse().unwrap();
+    let finite = expected.is_finite().then_some(expected.to_bits());
+    assert_eq!(short.map(f32::to_bits), finite, "{text} as f32");
+    let expected: f64 = text.parse().unwrap();
+    let finite = expected.is_finite().then_some(expected.to_bits());
+    assert_eq!(long.map(f64::to_bits), finite, "{text} as f64");
 }
 
 #[test]
@@ -97,10 +113,14 @@ fn the_usual_and_the_extreme() {
 fn refuses_what_json_does_not_call_a_number() {
     for text in [
         "", "-", "+1", ".5", "-.5", "1.", "1.e5", "1e", "1e+", "01", "-01", "00", "NaN", "inf",
-        "e5", "0x10x",
+        "e5", "0x10x", "--1", "--1.5", "-1.", "-.", ".", "1..5", "1.-5", "01.5", "1.5e", "1.5E+",
+        "1.5e.",
     ] {
         let read = scan(text.as_bytes(), 0);
         assert!(read.is_none_or(|n| n.end < text.len()), "{text}");
+        let midst = format!("0123456789123456[{text},{}", "7".repeat(40));
+        let read = scan(midst.as_bytes(), 17);
+        assert!(read.is_none_or(|n| n.end < 17 + text.len()), "{text}: {read:?}");
     }
 }
 
@@ -113,6 +133,12 @@ fn integers_are_exact_to_the_last_bit() {
         assert_eq!(integer(text.as_bytes(), 0), Some((false, value, text.len())));
         let text = format!("-{value},12345678");
         assert_eq!(integer(text.as_bytes(), 0), Some((true, value, text.len() - 9)));
+        // In the midst of a body, and followed by what only looks like more of it.
+        for (sign, negative) in [("", false), ("-", true)] {
+            let text = format!("\"data\":          [{sign}{value},{}", "7".repeat(40));
+            let end = 18 + sign.len() + value.to_string().len();
+            assert_eq!(integer(text.as_bytes(), 18), Some((negative, value, end)), "{text}");
+        }
     }
     for text in [
         "18446744073709551616",
@@ -120,10 +146,18 @@ fn integers_are_exact_to_the_last_bit() {
         "100000000000000000000",
         "1.0",
         "1e5",
+        "1E5",
+        "12.5",
+        "01",
+        "-01",
+        "00000000000000000",
         "",
         "-",
+        "--1",
     ] {
         assert_eq!(integer(text.as_bytes(), 0), None, "{text}");
+        let midst = format!("0123456789123456[{text},{}", "7".repeat(40));
+        assert_eq!(integer(midst.as_bytes(), 17), None, "{text}");
     }
 }
 
@@ -134,16 +168,16 @@ fn fp16_rounds_to_nearest_even() {
         let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
         let middle = (low.to_f64() + high.to_f64()) / 2.0;
         let even = if bits & 1 == 0 { low } else { high };
-        assert_eq!(to_f16(low.to_f64()), low);
-        assert_eq!(to_f16(middle).to_bits(), even.to_bits(), "{middle}");
-        assert_eq!(to_f16(middle.next_down()), low, "below {middle}");
-        assert_eq!(to_f16(middle.next_up()), high, "above {middle}");
-        assert_eq!(to_f16(-middle.next_up()), -high, "above {middle}");
+        assert_eq!(f16_of(low.to_f64()), low);
+        assert_eq!(f16_of(middle).to_bits(), even.to_bits(), "{middle}");
+        assert_eq!(f16_of(middle.next_down()), low, "below {middle}");
+        assert_eq!(f16_of(middle.next_up()), high, "above {middle}");
+        assert_eq!(f16_of(-middle.next_up()), -high, "above {middle}");
     }
-    assert_eq!(to_f16(65520.0), f16::INFINITY);
-    assert_eq!(to_f16(65519.99999999999), f16::MAX);
-    assert_eq!(to_f16(1e300), f16::INFINITY);
-    assert!(to_f16(f64::NAN).is_nan());
+    assert_eq!(f16_of(65520.0), f16::INFINITY);
+    assert_eq!(f16_of(65519.99999999999), f16::MAX);
+    assert_eq!(f16_of(1e300), f16::INFINITY);
+    assert!(f16_of(f64::NAN).is_nan());
 }
 
 #[test]
@@ -152,11 +186,29 @@ fn bf16_rounds_to_nearest_even() {
         let (low, high) = (bf16::from_bits(bits), bf16::from_bits(bits + 1));
         let middle = (low.to_f64() + high.to_f64()) / 2.0;
         let even = if bits & 1 == 0 { low } else { high };
-        assert_eq!(to_bf16(middle).to_bits(), even.to_bits(), "{middle}");
-        assert_eq!(to_bf16(middle.next_down()), low, "below {middle}");
-        assert_eq!(to_bf16(middle.next_up()), high, "above {middle}");
+        assert_eq!(bf16_of(middle).to_bits(), even.to_bits(), "{middle}");
+        assert_eq!(bf16_of(middle.next_down()), low, "below {middle}");
+        assert_eq!(bf16_of(middle.next_up()), high, "above {middle}");
     }
-    assert_eq!(to_bf16(-1e39), bf16::NEG_INFINITY);
+    assert_eq!(bf16_of(-1e39), bf16::NEG_INFINITY);
+}
+
+proptest! {
+    /// With and without vector instructions.
+    #[test]
+    fn digits_are_the_same_on_every_processor(text in "[ -~]{16}[0-9]{0,32}[ -~]{48}", count in 0usize..17) {
+        let window = digits::window(text.as_bytes(), 16).unwrap();
+        let len = digits::others(window).trailing_zeros() as usize;
+        let expected = text.as_bytes()[16..48].iter().take_while(|b| b.is_ascii_digit()).count();
+        prop_assert_eq!(len, expected);
+        prop_assert_eq!(digits::plain::others(window), digits::others(window));
+        let count = count.min(len);
+        let value = text[16 + len - count..16 + len].parse().unwrap_or(0);
+        prop_assert_eq!(digits::last(window, 16 + len, count), value);
+        prop_assert_eq!(digits::plain::last(window, 16 + len, count), value);
+        let count = count.min(4);
+        prop_assert_eq!(digits::first(window, 16, count), text[16..16 + count].parse().unwrap_or(0));
+    }
 }
 
 proptest! {
