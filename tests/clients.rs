@@ -41,6 +41,38 @@ fn perf_analyzer() {
     run("test_perf_analyzer.py", &EXAMPLES, &[]);
 }
 
+/// The operator test cases of the `onnx` package, each a model: what ONNX Runtime passes passes through the server, over
+/// every form of the protocol. tract's share is counted beside it.
+#[test]
+fn operators() {
+    let _alone = one_at_a_time();
+    script("setup-tests.sh");
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let repository = home.path().join("repository");
+    fs::create_dir(&repository).expect("the repository's directory");
+    let made = succeed(python().arg(clients().join("make_operators.py")).arg(&repository), "make");
+    println!("{made}");
+    // A number of its own, so that a change of a version that loses cases is seen.
+    assert!(made.contains("1548 of them that onnxruntime 1.32.0 passes"), "{made}");
+
+    for backend in ["ort", "tract"] {
+        if backend == "tract" && !cfg!(feature = "tract") {
+            continue;
+        }
+        let mut command = Server::command(home.path(), &repository);
+        command.env("ONNXD_DEFAULTS_BACKEND", backend).env("ONNXD_DEFAULTS_WARMUP", "false");
+        let server = Server::launch(command.env("ONNXD_READINESS", "lenient"));
+        let mut ask = python();
+        ask.arg(clients().join("operators.py")).args([&server.http, &server.grpc]);
+        ask.arg(home.path().join("cases.pickle"));
+        if backend == "tract" {
+            ask.arg("--count");
+        }
+        println!("{backend}: {}", succeed(&mut ask, "operators.py"));
+        server.stop();
+    }
+}
+
 /// One server over the test models and those named, one Python file against it, one clean end.
 fn run(file: &str, examples: &[&str], real: &[&str]) {
     let _alone = one_at_a_time();

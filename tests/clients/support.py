@@ -8,26 +8,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from tensors import NAME, NUMPY
+
 HTTP, GRPC = os.environ["CLIENTS_HTTP"], os.environ["CLIENTS_GRPC"]
 REPOSITORY = Path(os.environ["CLIENTS_REPOSITORY"])
 
-NUMPY = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
-}
-NAME = {np.dtype(v): k for k, v in NUMPY.items()}
 DATATYPES = list(NUMPY)
 INTEGERS = [d for d in DATATYPES if "INT" in d]
 FLOATS = ["FP16", "BF16", "FP32", "FP64"]

@@ -37,10 +37,12 @@ pub fn script(name: &str) {
     succeed(Command::new("bash").arg(path).env("CARGO_TARGET_DIR", target()), name);
 }
 
-pub fn succeed(command: &mut Command, what: &str) {
+/// Runs it and gives what it wrote.
+pub fn succeed(command: &mut Command, what: &str) -> String {
     let out = command.output().unwrap_or_else(|e| panic!("{what} does not start: {e}"));
     let text = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
     assert!(out.status.success(), "{what} failed:\n{text}");
+    text
 }
 
 pub fn copy(from: &Path, to: &Path) {
