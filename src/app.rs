@@ -1,6 +1,8 @@
 //! The composition root: configuration to rooms, rooms to a running server, and the way down again.
 
 use std::{
+    convert::Infallible,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -15,8 +17,17 @@ use serde_json::Value;
 
 use crate::{
     api::{
-        address::Listener, body::BodyLimits, connection::ListenOptions, fast::Front, http,
-        listen::Network, operator, state::Api,
+        address::Listener,
+        answer::Operator,
+        auth::{live::Auth, roles::Port},
+        body::BodyLimits,
+        connection::ListenOptions,
+        fast::Front,
+        gate::{Gate, Gated},
+        http,
+        listen::Network,
+        operator,
+        state::Api,
     },
     batcher::{
         budget,
@@ -72,7 +83,10 @@ fn run(config: &Config) -> Result<(), String> {
     let server = Server::start(config)?;
     server.tell_when_settled(config.models.clone());
     let ended = main.block_on(async {
-        let signal = shutdown::asked().await;
+        let signal = tokio::select! {
+            signal = shutdown::asked() => signal,
+            never = follow(&server.auth) => match never {},
+        };
         let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
         tracing::info!(signal, "stopping");
         server.stop(config).await;
@@ -81,6 +95,19 @@ fn run(config: &Config) -> Result<(), String> {
     // Without waiting for what was left behind.
     main.shutdown_background();
     ended
+}
+
+/// How often the file of callers is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Keeps the callers as their file has them. On the main thread, which has nothing else to do: no request waits for it.
+async fn follow(auth: &Auth) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if auth.follows() {
+            auth.refresh();
+        }
+    }
 }
 
 /// One version that `onnxd check` looked at.
@@ -94,6 +121,7 @@ pub struct Finding {
 
 /// Opens every version that a server with this configuration would load, and closes it again.
 pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
+    Auth::open(&config.auth)?;
     let verdict = repository::check::check(&config.repository(), &backends(config)?)?;
     let finding = |checked: Checked| Finding {
         model: checked.model.to_string(),
@@ -153,6 +181,7 @@ pub fn threads(config: &Config) -> (usize, Threads) {
 pub struct Server {
     /// Where HTTP, gRPC and the operator's port listen.
     pub addresses: [String; 3],
+    auth: Arc<Auth>,
     announcer: Announcer,
     manager: Arc<Manager>,
     draining: Arc<AtomicBool>,
@@ -164,11 +193,15 @@ pub struct Server {
 impl Server {
     /// Binds first, so that health answers while models load and a port that is taken ends the start at once.
     pub fn start(config: &Config) -> Result<Server, String> {
+        let auth = Auth::open(&config.auth)?;
         let http = Listener::bind(&config.http, registry::Listener::Http)?;
         let grpc = Listener::bind(&config.grpc, registry::Listener::Grpc)?;
         let operator = Listener::bind(&config.operator, registry::Listener::Operator)?;
         let addresses = [&http, &grpc, &operator]
             .map(|l| l.as_ref().map_or("off".to_owned(), Listener::address));
+        if auth.callers().is_none() {
+            warn_of_open_ports(&addresses[..2]);
+        }
 
         let (cores, threads) = threads(config);
         let backends = backends(config)?;
@@ -197,13 +230,13 @@ impl Server {
             control: config.control,
             max_request_bytes: config.max_request_bytes,
         };
-        let ports = Ports { config, api, engine: &engine, listener: &listener };
+        let ports = Ports { config, api, engine: &engine, auth: &auth, listener: &listener };
         let network = ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
         let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
 
         let [http, grpc, operator_at] = &addresses;
         banner(&format!("listening http={http} grpc={grpc} operator={operator_at}"));
-        Ok(Server { addresses, announcer, manager, draining, executors, network, operator })
+        Ok(Server { addresses, auth, announcer, manager, draining, executors, network, operator })
     }
 
     /// Waits until every wanted version has been tried; false when `limit` passed first.
@@ -279,6 +312,7 @@ struct Ports<'a> {
     config: &'a Config,
     api: Api,
     engine: &'a Arc<Engine>,
+    auth: &'a Arc<Auth>,
     listener: &'a shutdown::Listener,
 }
 
@@ -299,16 +333,33 @@ impl Ports<'_> {
                 max_bytes: self.config.max_request_bytes,
                 timeout: Duration::from_millis(self.config.body_timeout_ms),
             },
+            gate: Gate::new(self.auth.clone(), Port::Data),
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(threads, listeners, front, options, listener).map_err(no_thread)
+        Network::start(threads, listeners, Gated(front), options, listener).map_err(no_thread)
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
-        let options = self.config.metrics;
-        let router = operator::router(&self.api, Arc::new(move || prometheus::render(options)));
+        let metrics = self.config.metrics;
+        let operator = Gated(Operator {
+            router: operator::router(&self.api, Arc::new(move || prometheus::render(metrics))),
+            gate: Arc::new(Gate::new(self.auth.clone(), Port::Operator)),
+        });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(1, vec![socket], router, options, listener).map_err(no_thread)
+        Network::start(1, vec![socket], operator, options, listener).map_err(no_thread)
+    }
+}
+
+/// Tells who left a data port open to other machines without asking anybody who they are.
+fn warn_of_open_ports(addresses: &[String]) {
+    let elsewhere = |address: &&String| {
+        address.parse::<SocketAddr>().is_ok_and(|at| !at.ip().to_canonical().is_loopback())
+    };
+    for address in addresses.iter().filter(elsewhere) {
+        tracing::warn!(
+            %address,
+            "other machines reach this port, and no callers are configured: whoever does may use every model (docs/security.md)"
+        );
     }
 }
 

@@ -7,8 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    api::address::Address,
-    repository::options::{Defaults, Load, Options, Readiness, explain, parse_yaml},
+    api::{
+        address::Address,
+        auth::{callers::Callers, options::AuthOptions},
+    },
+    repository::options::{
+        Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml,
+    },
     telemetry::{logs::LogOptions, prometheus::MetricsOptions},
 };
 
@@ -82,6 +87,8 @@ pub struct Config {
     /// usual patience of an orchestrator.
     pub drain_timeout_ms: u64,
 
+    /// Who may ask, and for what.
+    pub auth: AuthOptions,
     /// What is logged, and how.
     pub log: LogOptions,
     /// What the metrics page has.
@@ -116,6 +123,7 @@ impl Default for Config {
             max_deadline_ms: 600_000,
             drain_delay_ms: 0,
             drain_timeout_ms: 25_000,
+            auth: AuthOptions::default(),
             log: LogOptions::default(),
             metrics: MetricsOptions::default(),
             defaults: repository.defaults,
@@ -172,6 +180,8 @@ impl Config {
             }
         }
         self.check_addresses()?;
+        Callers::new(&self.auth.callers, self.auth.identity, |_, _| Default::default())
+            .map_err(|error| format!("auth.callers: {error}"))?;
         self.defaults.session.check().map_err(|error| format!("defaults.session: {error}"))
     }
 
@@ -238,9 +248,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Every key with its value and origin, in the order of the keys.
+    /// Every key with its value and origin, in the order of the keys; hashes of callers' keys are not shown.
     pub fn values(&self) -> Vec<(String, Value, Origin)> {
-        let all = serde_json::to_value(&self.config).unwrap_or_default();
+        let mut all = serde_json::to_value(&self.config).unwrap_or_default();
+        for caller in all["auth"]["callers"].as_array_mut().into_iter().flatten() {
+            for hash in caller["keys"].as_array_mut().into_iter().flatten() {
+                *hash = "sha256:***".into();
+            }
+        }
         let origin = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
         leaves(&all).into_iter().map(|(key, value)| (key.clone(), value, origin(&key))).collect()
     }
@@ -321,29 +336,49 @@ fn kubernetes(name: &str) -> bool {
 
 /// The file's configuration, and the file as it is, for which keys it has.
 fn read_file(name: &str, text: &str) -> Result<(Value, Value), String> {
-    let present: Value = parse_yaml(text).map_err(|error| explain(name, text, &error))?;
+    let complain = |error: &serde_saphyr::Error| match may_hold_a_secret(text, error) {
+        true => explain_quietly(name, error),
+        false => explain(name, text, error),
+    };
+    let present: Value = parse_yaml(text).map_err(|error| complain(&error))?;
     match present {
         Value::Null => return Ok((Value::Null, Value::Null)),
         Value::Object(_) => {}
         _ => return Err(format!("{name}: expected keys and values, as in `http: 127.0.0.1:8000`")),
     }
-    let typed: Config = parse_yaml(text).map_err(|error| explain(name, text, &error))?;
+    let typed: Config = parse_yaml(text).map_err(|error| complain(&error))?;
     typed.check().map_err(|error| format!("{name}: {error}"))?;
     Ok((to_value(&typed)?, present))
+}
+
+/// Whether an error is about what stands under `auth`, or might: its line must not be shown then.
+fn may_hold_a_secret(text: &str, error: &serde_saphyr::Error) -> bool {
+    let line = error.location().and_then(|l| usize::try_from(l.line()).ok()).unwrap_or(usize::MAX);
+    let top = |line: &&str| !line.starts_with([' ', '\t', '#', '-']) && !line.trim().is_empty();
+    match text.lines().take(line).filter(top).last() {
+        Some(above) => above.contains("auth") || above.starts_with(['{', '}', '"', '\'']),
+        None => text.contains("auth"),
+    }
 }
 
 /// Sets `key` from text: as it is where the option is text, else as YAML reads it (1 and 0 for a switch too). The change is tried at once, so that
 /// the error can name its source.
 fn apply(merged: &mut Value, defaults: &Value, key: &str, text: &str) -> Result<(), String> {
+    // Nothing of what might be a key.
+    let shown =
+        if key.starts_with("auth.") { "***".into() } else { text.escape_debug().to_string() };
     let value = match get(defaults, key) {
         Some(Value::String(_)) => Value::String(text.to_owned()),
         // As people write switches in an environment.
         Some(Value::Bool(_)) if matches!(text, "0" | "1") => Value::Bool(text == "1"),
-        _ => parse_yaml(text).map_err(|_| format!("'{}' cannot be read", text.escape_debug()))?,
+        _ => parse_yaml(text).map_err(|_| format!("'{shown}' cannot be read"))?,
     };
     let mut alone = defaults.clone();
     set(&mut alone, key, value.clone());
-    from_value(alone).map_err(|error| format!("'{}': {error}", text.escape_debug()))?;
+    from_value(alone).map_err(|error| match key.starts_with("auth.") {
+        true => "expected as config.example.yaml and docs/security.md have it".to_owned(),
+        false => format!("'{shown}': {error}"),
+    })?;
     set(merged, key, value);
     Ok(())
 }
@@ -483,6 +518,47 @@ mod tests {
         assert!(error.starts_with("ONNXD_THREADS: 'many': "), "{error}");
         let error = resolve(None, &[], &[flag("grpc", "--grpc", "8001")]).unwrap_err();
         assert!(error.starts_with("--grpc: '8001': "), "{error}");
+    }
+
+    /// Neither a hash nor what somebody wrote in its place, by mistake the key itself.
+    #[test]
+    fn nothing_shows_what_stands_under_auth() {
+        let hash = format!("sha256:{}", "5ec2e7".repeat(11)[..64].to_owned());
+        let good = format!("auth:\n  callers:\n    - {{name: a, keys: '{hash}', roles: [read]}}\n");
+        let loaded = file(&good).expect("a caller");
+        assert_eq!(loaded.config.auth.callers.len(), 1);
+        let shown = format!("{:?} {loaded:?}", loaded.values());
+        assert!(shown.contains("sha256:***") && !shown.contains("5ec2e7"), "{shown}");
+
+        let hidden = |error: String| {
+            assert!(!error.contains("5ec2e7") && !error.contains("s3cr3t"), "{error}");
+            error
+        };
+        let broken = [
+            "auth:\n  callers:\n    - name: a\n      keys: s3cr3t\n",
+            "auth:\n  callers:\n    - name: a\n      key: s3cr3t\n",
+            "auth:\n  callers:\n    - name: a\n      keys: sha256:5ec2e7\n",
+            "auth:\n  callers:\n    - {name: a, roles: [s3cr3t]}\n",
+            "auth:\n  callers: s3cr3t\n",
+            "auth:\n  s3cr3t: 1\n",
+            "auth: s3cr3t\n",
+            "http: off\nauth: {callers: [{name: a, keys: s3cr3t}]}\n",
+            "{auth: {callers: [{name: a, keys: s3cr3t}]}}",
+            "{\"http\": \"off\",\n\"auth\": {\"callers\": [\n{\"name\": \"a\", \"keys\": \"s3cr3t\"}]}}",
+        ];
+        for text in broken {
+            let error = hidden(file(text).unwrap_err());
+            assert!(error.starts_with("onnxd.yaml, line "), "{error}");
+        }
+        let twice = format!("auth:\n  callers:\n    - {{name: a, keys: ['{hash}', '{hash}']}}\n");
+        assert!(hidden(file(&twice).unwrap_err()).contains("the same key"));
+        for text in ["[{name: a, keys: s3cr3t}]", "s3cr3t", "[s3cr3t", "[{s3cr3t: 1}]"] {
+            let error = resolve(None, &env(&[("ONNXD_AUTH_CALLERS", text)]), &[]).unwrap_err();
+            assert!(hidden(error).starts_with("ONNXD_AUTH_CALLERS: "));
+        }
+        // Elsewhere the line is shown, as ever.
+        let error = file("auth:\n  identity: off\nlog:\n  format: xml\n").unwrap_err();
+        assert!(error.contains("'xml'"), "{error}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn help() {
     let mut command = Cli::command().term_width(100);
     command.build();
     let mut all = command.render_long_help().to_string();
-    for name in ["serve", "check", "explain", "health"] {
+    for name in ["serve", "check", "explain", "health", "key"] {
         let sub = command.find_subcommand_mut(name).expect("a command of this name");
         let help = sub.clone().term_width(100).render_long_help().to_string();
         assert!(help.contains("Example"), "{name} --help has no example");

@@ -1,4 +1,4 @@
-//! Who answers on which port: the one place that every request of every listener passes first.
+//! Who answers on which port, behind the gate.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -9,9 +9,10 @@ use tower::ServiceExt;
 use super::{
     body::Body,
     fast::{self, Front, Lane},
+    gate::{Behind, Gate},
     peer::Peer,
 };
-use crate::telemetry::clock::now;
+use crate::{serving::caller::Caller, telemetry::clock::now};
 
 /// Who answers on a set of listeners; one clone a request.
 pub trait Answer: Clone + Send + Sync + 'static {
@@ -27,30 +28,43 @@ pub trait Answer: Clone + Send + Sync + 'static {
 }
 
 /// The data ports: the fast lane, and the routers behind it.
-impl Answer for Arc<Front> {
+impl Behind for Arc<Front> {
     const RUNS_MODELS: bool = true;
+
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
 
     fn answer(
         self,
         request: Request<Incoming>,
-        _peer: &Arc<Peer>,
+        caller: Option<Arc<Caller>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let received = now();
-        fast::answer(self, Lane::of(request), received)
+        fast::answer(self, Lane::of(request), caller, received)
     }
 }
 
 /// The operator's port.
-impl Answer for axum::Router {
+#[derive(Clone)]
+pub struct Operator {
+    pub router: axum::Router,
+    pub gate: Arc<Gate>,
+}
+
+impl Behind for Operator {
     const RUNS_MODELS: bool = false;
+
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
 
     fn answer(
         self,
-        mut request: Request<Incoming>,
-        peer: &Arc<Peer>,
+        request: Request<Incoming>,
+        _caller: Option<Arc<Caller>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-        request.extensions_mut().insert(peer.clone());
-        let routed = self.oneshot(request.map(axum::body::Body::new));
+        let routed = self.router.oneshot(request.map(axum::body::Body::new));
         async { Ok(routed.await?.map(Body::Routed)) }
     }
 }

@@ -10,10 +10,12 @@ use tower::ServiceExt;
 
 use super::{
     body::{self, Body, BodyLimits},
-    errors, grpc,
+    errors,
+    gate::Gate,
+    grpc,
 };
 use crate::{
-    serving::engine::Engine,
+    serving::{caller::Caller, engine::Engine},
     telemetry::registry::registry,
     types::{
         error::{Code, Error},
@@ -34,6 +36,7 @@ pub struct Front {
     /// Every other route of both protocols.
     pub router: axum::Router,
     pub limits: BodyLimits,
+    pub gate: Gate,
 }
 
 /// Where a request goes, and what of it is needed there.
@@ -65,30 +68,35 @@ impl Lane {
 pub async fn answer(
     front: Arc<Front>,
     lane: Lane,
+    caller: Option<Arc<Caller>>,
     received: Tick,
 ) -> Result<Response<Body>, Infallible> {
     match lane {
         Lane::Grpc { body, timeout } => {
-            let answer = grpc_infer(&front, body, timeout, received).await;
+            let answer = grpc_infer(&front, body, timeout, caller.as_deref(), received).await;
             Ok(answer.unwrap_or_else(|error| grpc_error(&error)))
         }
         Lane::Http { body, form } => {
-            let answer = http_infer(&front, body, form, received).await;
+            let answer = http_infer(&front, body, form, caller.as_deref(), received).await;
             Ok(answer.unwrap_or_else(|error| http_error(&error)))
         }
         // Boxed so that the fast lane's future does not carry the routers'.
-        Lane::Router(request) => Box::pin(route(front, *request)).await,
+        Lane::Router(request) => Box::pin(route(front, *request, caller)).await,
     }
 }
 
 async fn route(
     front: Arc<Front>,
     request: Request<Incoming>,
+    caller: Option<Arc<Caller>>,
 ) -> Result<Response<Body>, Infallible> {
     let max = front.limits.max_bytes;
-    let request = request.map(|body| {
+    let mut request = request.map(|body| {
         axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
     });
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
     let response = front.router.clone().oneshot(request).await?;
     Ok(response.map(Body::Routed))
 }
@@ -103,6 +111,7 @@ async fn grpc_infer(
     front: &Front,
     body: Incoming,
     timeout: Result<Option<Duration>, Error>,
+    caller: Option<&Caller>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
     let timeout = timeout.inspect_err(count_refused)?;
@@ -110,7 +119,7 @@ async fn grpc_infer(
     let framed = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
     let pending = {
         let request = grpc_message(framed).and_then(|message| wire::grpc::decode_request(&message));
-        front.engine.begin(request.inspect_err(count_refused)?, received, timeout)?
+        front.engine.begin(request.inspect_err(count_refused)?, received, timeout, caller)?
     };
     let response = pending.answer().await?;
     let chunks = HEAD.with_borrow_mut(|head| wire::grpc::encode_response(&response, head))?;
@@ -194,6 +203,7 @@ async fn http_infer(
     front: &Front,
     body: Incoming,
     form: Result<Form, Error>,
+    caller: Option<&Caller>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
     let form = form.inspect_err(count_refused)?;
@@ -209,7 +219,7 @@ async fn http_infer(
         drop(body);
         request.model = target.model;
         request.version = target.version;
-        front.engine.begin(request, received, timeout)?
+        front.engine.begin(request, received, timeout, caller)?
     };
     http_answer(&pending.answer().await?)
 }

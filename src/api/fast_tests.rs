@@ -9,7 +9,13 @@ use prost::Message;
 
 use super::*;
 use crate::{
-    api::{fixture, http::router, proto, state::Api},
+    api::{
+        auth::{live::Auth, roles::Port},
+        fixture,
+        http::router,
+        proto,
+        state::Api,
+    },
     batcher::{
         cost::CostModel,
         executor::Executors,
@@ -60,7 +66,8 @@ fn both() -> Both {
     };
     let tonic = router(Arc::new(api));
     let limits = BodyLimits { max_bytes: MAX_BYTES, timeout: Duration::from_secs(30) };
-    Both { front: Arc::new(Front { engine, router: tonic.clone(), limits }), tonic }
+    let gate = Gate::new(Auth::off(), Port::Data);
+    Both { front: Arc::new(Front { engine, router: tonic.clone(), limits, gate }), tonic }
 }
 
 fn echo(pool: &Arc<Pool>) -> Model {
@@ -152,7 +159,7 @@ impl Both {
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let lane = Lane::of(request);
             assert!(matches!(lane, Lane::Grpc { .. }), "not the fast lane");
-            answer(front.clone(), lane, now())
+            answer(front.clone(), lane, None, now())
         });
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(server), service);

@@ -23,6 +23,7 @@ use crate::{
         table::{Model, State, Table, Version},
     },
     runtime::session::{Cancel, Outputs, RunError, Session},
+    serving::caller::Caller,
     telemetry::stats::VersionStats,
     types::{
         datatype::Datatype,
@@ -37,7 +38,12 @@ use crate::{
 struct Full;
 
 impl Infer for Full {
-    fn infer(&self, request: InferRequest, _: Option<Duration>) -> Answer<'_> {
+    fn infer(
+        &self,
+        request: InferRequest,
+        _: Option<Duration>,
+        _: Option<Arc<Caller>>,
+    ) -> Answer<'_> {
         let message = format!("the queue of {} is full", request.model);
         Box::pin(async move { Err(Error::overloaded(message, Duration::from_secs(2))) })
     }

@@ -21,6 +21,7 @@ use super::{
     state::Api,
 };
 use crate::{
+    serving::caller::Caller,
     types::error::{Code, Error},
     wire,
 };
@@ -118,6 +119,12 @@ struct Handlers(Arc<Api>);
 
 type Answered<T> = Result<Reply<T>, Status>;
 
+/// Whether the caller may use this model; over HTTP the gate asks, since there the path names it.
+fn may_use<T>(request: &Request<T>, model: &str) -> Result<(), Error> {
+    let caller = request.extensions().get::<Arc<Caller>>().filter(|_| !model.is_empty());
+    caller.map_or(Ok(()), |caller| caller.may_use(model))
+}
+
 fn answer<T>(result: Result<T, Error>) -> Answered<T> {
     result.map(Reply::new).map_err(|error| grpc_status(&error))
 }
@@ -133,9 +140,10 @@ impl Handlers {
         request: Request<proto::ModelInferRequest>,
     ) -> Result<proto::ModelInferResponse, Error> {
         let timeout = timeout_of(request.metadata())?;
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
         let message = Bytes::from(request.into_inner().encode_to_vec());
         let request = wire::grpc::decode_request(&message)?;
-        let response = self.0.infer.infer(request, timeout).await?;
+        let response = self.0.infer.infer(request, timeout, caller).await?;
         let mut head = BytesMut::new();
         let chunks = wire::grpc::encode_response(&response, &mut head)?;
         let frame = chunks.concat();
@@ -144,8 +152,9 @@ impl Handlers {
             .map_err(|error| Error::internal(format!("the answer does not decode: {error}")))
     }
 
-    fn control(&self, repository: &str, model: &str) -> Result<(), Error> {
+    fn control<T>(&self, request: &Request<T>, repository: &str, model: &str) -> Result<(), Error> {
         let model = answers::control_target(repository, model)?;
+        may_use(request, model)?;
         answers::control(&self.0.table.load(), model, self.0.control)
     }
 }
@@ -191,8 +200,11 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::ModelMetadataRequest>,
     ) -> Answered<proto::ModelMetadataResponse> {
-        let asked = request.into_inner();
-        answer(answers::model_metadata(&self.0.table.load(), &asked.name, &asked.version))
+        let asked = request.get_ref();
+        let metadata = may_use(&request, &asked.name).and_then(|()| {
+            answers::model_metadata(&self.0.table.load(), &asked.name, &asked.version)
+        });
+        answer(metadata)
     }
 
     async fn model_infer(
@@ -215,8 +227,10 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::ModelConfigRequest>,
     ) -> Answered<proto::ModelConfigResponse> {
-        let asked = request.into_inner();
-        let config = answers::model_config(&self.0.table.load(), &asked.name, &asked.version);
+        let asked = request.get_ref();
+        let config = may_use(&request, &asked.name).and_then(|()| {
+            answers::model_config(&self.0.table.load(), &asked.name, &asked.version)
+        });
         answer(config.map(|config| proto::ModelConfigResponse {
             config: Some(model_config::message(&config)),
         }))
@@ -226,8 +240,10 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::ModelStatisticsRequest>,
     ) -> Answered<proto::ModelStatisticsResponse> {
-        let asked = request.into_inner();
-        answer(answers::statistics(&self.0.table.load(), &asked.name, &asked.version))
+        let asked = request.get_ref();
+        let counted = may_use(&request, &asked.name)
+            .and_then(|()| answers::statistics(&self.0.table.load(), &asked.name, &asked.version));
+        answer(counted)
     }
 
     async fn repository_index(
@@ -245,8 +261,8 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answered<proto::RepositoryModelLoadResponse> {
-        let asked = request.into_inner();
-        let done = self.control(&asked.repository_name, &asked.model_name);
+        let asked = request.get_ref();
+        let done = self.control(&request, &asked.repository_name, &asked.model_name);
         answer(done.map(|()| proto::RepositoryModelLoadResponse {}))
     }
 
@@ -254,8 +270,8 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answered<proto::RepositoryModelUnloadResponse> {
-        let asked = request.into_inner();
-        let done = self.control(&asked.repository_name, &asked.model_name);
+        let asked = request.get_ref();
+        let done = self.control(&request, &asked.repository_name, &asked.model_name);
         answer(done.map(|()| proto::RepositoryModelUnloadResponse {}))
     }
 

@@ -190,7 +190,12 @@ async fn an_inference_goes_to_the_engine_and_its_error_comes_back() {
 struct Echo;
 
 impl Infer for Echo {
-    fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_> {
+    fn infer(
+        &self,
+        request: InferRequest,
+        timeout: Option<Duration>,
+        _: Option<Arc<Caller>>,
+    ) -> Answer<'_> {
         let input = &request.inputs[0];
         let tensor =
             Tensor { datatype: input.datatype, dims: input.dims.clone(), data: input.data.clone() };

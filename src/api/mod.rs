@@ -3,11 +3,13 @@
 pub mod address;
 pub mod answer;
 pub mod answers;
+pub mod auth;
 pub mod body;
 pub mod codec;
 pub mod connection;
 pub mod errors;
 pub mod fast;
+pub mod gate;
 pub mod grpc;
 pub mod http;
 pub mod listen;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{Request, State},
+    extract::State,
     http::{Response, StatusCode, header},
-    middleware::{self, Next},
     response::IntoResponse,
     routing::get,
 };
@@ -15,14 +14,11 @@ use utoipa_axum::routes;
 
 use super::{
     answers,
-    errors::http_response,
     http::{Outcome, Target, finish, health, reply, repository},
     openapi::Routes,
-    peer::Peer,
     schema::{LocalErrors, ModelErrors},
     state::Api,
 };
-use crate::types::error::{Code, Error};
 
 /// Writes the metrics page.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -34,28 +30,26 @@ GET  /v2/health/ready                    whether every wanted model serves
 POST /v2/repository/index                every version with its state
 POST /v2/repository/models/NAME/load     load a model
 POST /v2/repository/models/NAME/unload   unload a model
-GET  /admin/v1/models                    every model (this machine only)
-GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why (this machine only)
+GET  /admin/v1/models                    every model
+GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why
 GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
+\nWithout configured callers, the repository and /admin answer this machine only.
 ";
 
 /// The routes of the operator's port. It always carries load and unload calls, whatever `api.control` says of the data
-/// ports.
+/// ports. Who may call what is the gate's affair.
 pub fn router(api: &Api, metrics: Metrics) -> Router {
     let api = Arc::new(Api { control: true, ..api.clone() });
     let page = async |Extension(metrics): Extension<Metrics>| {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics())
     };
-    let local = Routes::new()
-        .merge(repository())
-        .routes(routes!(models))
-        .routes(routes!(explain))
-        .routes(routes!(explain_version))
-        .layer(middleware::from_fn(only_local));
     finish(
         Routes::new()
             .merge(health())
-            .merge(local)
+            .merge(repository())
+            .routes(routes!(models))
+            .routes(routes!(explain))
+            .routes(routes!(explain_version))
             .route("/", get(async || ROOT))
             .route("/metrics", get(page).layer(Extension(metrics))),
         "onnxd, the operator's port",
@@ -63,25 +57,14 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
     )
 }
 
-/// Until a token is configured, what can change or reveal something answers this machine alone.
-async fn only_local(request: Request, next: Next) -> Response<Body> {
-    if request.extensions().get::<Arc<Peer>>().is_some_and(|peer| peer.is_local()) {
-        return next.run(request).await;
-    }
-    http_response(&Error::new(
-        Code::PermissionDenied,
-        "this path of the operator's port answers only callers on the same machine",
-    ))
-}
-
-/// Every model with its versions and their states. Answers callers on the same machine only
+/// Every model with its versions and their states. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/models", tag = "models",
     responses((status = 200, body = [Value]), LocalErrors))]
 async fn models(State(api): State<Arc<Api>>) -> Response<Body> {
     reply(StatusCode::OK, &answers::models(&api.table.load()))
 }
 
-/// What was decided about a model's current version, and why. Answers callers on the same machine only
+/// What was decided about a model's current version, and why. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/explain/{model}", tag = "models",
     responses((status = 200, body = Value), LocalErrors, ModelErrors))]
 async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
@@ -89,7 +72,7 @@ async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     Ok((StatusCode::OK, axum::Json(explanation)).into_response())
 }
 
-/// What was decided about a version, and why. Answers callers on the same machine only
+/// What was decided about a version, and why. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/explain/{model}/{version}", tag = "models",
     responses((status = 200, body = Value), LocalErrors, ModelErrors))]
 async fn explain_version(state: State<Arc<Api>>, target: Target) -> Outcome {
@@ -98,6 +81,7 @@ async fn explain_version(state: State<Arc<Api>>, target: Target) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -105,20 +89,8 @@ mod tests {
     use super::*;
     use crate::api::fixture;
 
-    /// From this machine, or from another.
-    fn local() -> Option<Peer> {
-        Some(Peer::at(None))
-    }
-
-    fn remote() -> Option<Peer> {
-        Some(Peer::at(Some([10, 0, 0, 1].into())))
-    }
-
-    async fn ask(peer: Option<Peer>, method: &str, path: &str) -> (u16, String, String) {
-        let mut request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(Arc::new(peer));
-        }
+    async fn ask(method: &str, path: &str) -> (u16, String, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let metrics: Metrics = Arc::new(|| "onnxd_up 1\n".to_string());
         let response = router(&fixture::api(), metrics).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -128,17 +100,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anyone_may_read_metrics_and_health() {
-        let (status, kind, body) = ask(remote(), "GET", "/metrics").await;
+    async fn metrics_and_health() {
+        let (status, kind, body) = ask("GET", "/metrics").await;
         assert_eq!((status, body.as_str()), (200, "onnxd_up 1\n"));
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         for path in ["/v2/health/live", "/v2/health/ready", "/"] {
-            assert_eq!(ask(None, "GET", path).await.0, 200, "{path}");
+            assert_eq!(ask("GET", path).await.0, 200, "{path}");
         }
     }
 
     #[tokio::test]
-    async fn only_this_machine_may_administer() {
+    async fn the_repository_and_what_was_decided() {
         for (method, path, status) in [
             ("GET", "/admin/v1/models", 200),
             ("GET", "/admin/v1/explain/digits", 200),
@@ -150,18 +122,14 @@ mod tests {
             ("POST", "/v2/repository/models/digits/load", 501),
             ("PUT", "/admin/v1/models", 405),
         ] {
-            assert_eq!(ask(local(), method, path).await.0, status, "{path}");
-            if status != 405 {
-                assert_eq!(ask(remote(), method, path).await.0, 403, "{path}");
-                assert_eq!(ask(None, method, path).await.0, 403, "{path}");
-            }
+            assert_eq!(ask(method, path).await.0, status, "{path}");
         }
     }
 
     #[tokio::test]
     async fn models_and_explanations() {
         let json = async |path: &str| {
-            let (_, kind, body) = ask(local(), "GET", path).await;
+            let (_, kind, body) = ask("GET", path).await;
             assert_eq!(kind, "application/json");
             serde_json::from_str::<Value>(&body).unwrap()
         };

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     repository::table::SharedTable,
-    serving::engine::Engine,
+    serving::{caller::Caller, engine::Engine},
     telemetry::clock::now,
     types::{
         error::Error,
@@ -26,13 +26,25 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<InferResponse, Error>> 
 /// The engine, as the routes of tonic's generated service call it (the fast lane calls the engine itself).
 pub trait Infer: Send + Sync {
     /// Answers one request; `timeout` is what the protocol gave (`grpc-timeout`), `None` where it gave nothing.
-    /// Dropping the future gives the request up.
-    fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_>;
+    /// `caller`: who asks, where callers are configured. Dropping the future gives the request up.
+    fn infer(
+        &self,
+        request: InferRequest,
+        timeout: Option<Duration>,
+        caller: Option<Arc<Caller>>,
+    ) -> Answer<'_>;
 }
 
 impl Infer for Engine {
-    fn infer(&self, request: InferRequest, timeout: Option<Duration>) -> Answer<'_> {
-        Box::pin(Engine::infer(self, request, now(), timeout))
+    fn infer(
+        &self,
+        request: InferRequest,
+        timeout: Option<Duration>,
+        caller: Option<Arc<Caller>>,
+    ) -> Answer<'_> {
+        Box::pin(
+            async move { self.begin(request, now(), timeout, caller.as_deref())?.answer().await },
+        )
     }
 }
 

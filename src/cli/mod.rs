@@ -3,6 +3,7 @@
 pub mod check;
 pub mod explain;
 pub mod health;
+pub mod key;
 pub mod output;
 pub mod serve;
 pub mod settings;
@@ -50,6 +51,7 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Health(health::Args),
+    Key(key::Args),
     /// Put load on a server and say whether it keeps its objectives (onnxd-loadtest).
     #[command(disable_help_flag = true)]
     Loadtest(sibling::Args),
@@ -100,6 +102,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Health(args) => health::run(&args),
+        Command::Key(args) => key::run(&args),
         Command::Loadtest(args) => sibling::run("onnxd-loadtest", None, &args),
         Command::Labels(args) => sibling::run("onnxd-offline", Some("labels"), &args),
         Command::Drift(args) => sibling::run("onnxd-offline", Some("drift"), &args),

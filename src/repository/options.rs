@@ -404,6 +404,25 @@ pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Er
     serde_saphyr::from_str_with_options(text, options)
 }
 
+/// As `explain`, for what may hold a secret: file, line and what would be right, and nothing of what stands there.
+pub fn explain_quietly(file: &str, error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    let error = error.without_snippet();
+    let line = error.location().map_or(0, |l| l.line());
+    let what = match error {
+        Error::SerdeUnknownField { expected, .. } => {
+            format!("unknown key (known here: {})", expected.join(", "))
+        }
+        Error::SerdeUnknownVariant { expected, .. } => format!("expected {}", expected.join(", ")),
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            format!("expected {expected}")
+        }
+        Error::Message { msg, .. } => msg.clone(),
+        _ => "this cannot be read as YAML of this kind".into(),
+    };
+    format!("{file}, line {line}: {what}")
+}
+
 /// What is wrong with the YAML `text` of `file`, on one line: file, line, the line itself, what would be right. Used for
 /// the server's configuration too.
 pub fn explain(file: &str, text: &str, error: &serde_saphyr::Error) -> String {

@@ -95,12 +95,18 @@ pub fn deadline(
     Ok(wait.map(|wait| received.after(wait)))
 }
 
-/// The protocol's `priority` parameter: 0 where none is given; 1 is the highest of those given, as in Triton.
-pub fn priority(request: &InferRequest) -> u8 {
-    match parameter(request, "priority") {
-        Some(Parameter::Uint64(p)) if *p > 0 => 255 - u8::try_from(*p).unwrap_or(255),
-        Some(Parameter::Int64(p)) if *p > 0 => 255 - u8::try_from(*p).unwrap_or(255),
+/// The protocol's `priority` parameter: 0 where none is given; 1 is the highest of those given, as in Triton. `cap`: the
+/// highest that the caller may have, in the same numbers, and what it gets where it asks for none; 0: no cap.
+pub fn priority(request: &InferRequest, cap: u8) -> u8 {
+    let asked = match parameter(request, "priority") {
+        Some(Parameter::Uint64(p)) => u8::try_from(*p).unwrap_or(255),
+        Some(Parameter::Int64(p)) if *p > 0 => u8::try_from(*p).unwrap_or(255),
         _ => 0,
+    };
+    // The later of both; 0 is none, for each of them.
+    match asked.max(cap) {
+        0 => 0,
+        level => 255 - level,
     }
 }
 
@@ -132,6 +138,22 @@ mod tests {
         assert_eq!(at(None, None, None, Some(ms(4))), Ok(Some(4_000_000)));
         assert!(at(None, Some(Parameter::Int64(-1)), None, None).is_err());
         assert!(at(None, Some(Parameter::String("5".into())), None, None).is_err());
+    }
+
+    #[test]
+    fn a_caller_caps_its_priority() {
+        let asked = |value: Option<Parameter>, cap| {
+            let parameters = value.map(|value| ("priority".into(), value)).into_iter().collect();
+            priority(&InferRequest { parameters, ..InferRequest::default() }, cap)
+        };
+        assert_eq!(asked(None, 0), 0);
+        assert_eq!(asked(Some(Parameter::Uint64(1)), 0), 254);
+        assert_eq!(asked(Some(Parameter::Int64(-1)), 0), 0);
+        // What it gets without asking, and at most.
+        assert_eq!(asked(None, 3), 252);
+        assert_eq!(asked(Some(Parameter::Uint64(1)), 3), 252);
+        assert_eq!(asked(Some(Parameter::Uint64(7)), 3), 248);
+        assert_eq!(asked(Some(Parameter::Uint64(u64::MAX)), 3), 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{
     admission::{self, Budget},
     bind::{Bound, Wanted, bind},
+    caller::Caller,
 };
 use crate::{
     batcher::{
@@ -71,22 +72,27 @@ impl Engine {
         received: Tick,
         timeout: Option<Duration>,
     ) -> Result<InferResponse, Error> {
-        self.begin(request, received, timeout)?.answer().await
+        self.begin(request, received, timeout, None)?.answer().await
     }
 
     /// Everything up to the wait: admits the request, finds its version, holds it against the signature and hands it to
-    /// the batcher. Apart from `infer`, so that what waits carries no request around.
+    /// the batcher. Apart from `infer`, so that what waits carries no request around. `caller`: who asks, where callers are
+    /// configured.
     pub fn begin(
         &self,
         request: InferRequest,
         received: Tick,
         timeout: Option<Duration>,
+        caller: Option<&Caller>,
     ) -> Result<Pending<'_>, Error> {
         let refused = |error: &Error| registry().refused(error.code);
+        if let Some(caller) = caller {
+            caller.may_use(&request.model).inspect_err(refused)?;
+        }
         let version = self.table.load().resolve(&request.model, &request.version);
         let version = version.inspect_err(refused)?;
         let mut passage = self.admit(version, received).inspect_err(refused)?;
-        match self.submit(&passage.version, request, received, timeout) {
+        match self.submit(&passage.version, request, received, timeout, caller) {
             Ok(submitted) => Ok(Pending { passage, submitted }),
             Err(error) => {
                 passage.finish(Err(&error));
@@ -101,11 +107,12 @@ impl Engine {
         request: InferRequest,
         received: Tick,
         timeout: Option<Duration>,
+        caller: Option<&Caller>,
     ) -> Result<Submitted, Error> {
         let default = version.default_timeout;
         let deadline =
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
-        let priority = admission::priority(&request);
+        let priority = admission::priority(&request, caller.map_or(0, |caller| caller.priority));
         let id = request.id.clone();
         let Bound { inputs, rows, bytes, bucket, wanted } = bind(&version.signature, request)?;
         let started = now();

@@ -2,4 +2,6 @@
 
 pub mod admission;
 pub mod bind;
+pub mod caller;
 pub mod engine;
+pub mod quota;

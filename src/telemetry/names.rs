@@ -118,6 +118,12 @@ pub const REFUSED: Metric = counter(
     &["code"],
     "Requests that failed before they reached a version (malformed, too large, unknown model), by code.",
 );
+pub const CALLER_REQUESTS: Metric = counter(
+    "onnxd_caller_requests_total",
+    "requests",
+    &["caller", "code"],
+    "Requests by caller, and how they ended; caller=\"unknown\" had no valid key or certificate. Probes and scrapes are not counted.",
+);
 pub const CONNECTIONS: Metric = counter(
     "onnxd_connections_total",
     "connections",
@@ -248,7 +254,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 23] = [
+pub const ALL: [&Metric; 24] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -261,6 +267,7 @@ pub const ALL: [&Metric; 23] = [
     &MODEL_STATE,
     &LOAD_SECONDS,
     &REFUSED,
+    &CALLER_REQUESTS,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
     &LOG_DROPPED,

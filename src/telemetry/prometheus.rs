@@ -136,6 +136,18 @@ fn server(page: &mut Page, registry: &Registry) {
     for code in Code::ALL {
         page.sample(names::REFUSED.name, &[("code", code.label())], registry.refused_total(code));
     }
+    page.family(&names::CALLER_REQUESTS);
+    for (caller, counts) in registry.callers() {
+        for code in Code::ALL.map(Some).into_iter().chain([None]) {
+            let label = code.map_or("ok", Code::label);
+            // Only what happened, as for versions.
+            let ended = counts.total(code);
+            if ended > 0 {
+                let labels = [("caller", &*caller), ("code", label)];
+                page.sample(names::CALLER_REQUESTS.name, &labels, ended);
+            }
+        }
+    }
     page.family(&names::CONNECTIONS);
     for listener in Listener::ALL {
         let accepted = registry.connections(listener).accepted.load(Ordering::Relaxed);
@@ -324,6 +336,10 @@ mod tests {
         registry.refused(Code::NotFound);
         std::mem::drop(registry.connection(Listener::Grpc));
         registry.log_dropped(4);
+        let counts = registry.caller("search");
+        counts.ended(None);
+        counts.ended(Some(Code::Overloaded));
+        Box::leak(Box::new(counts));
         registry
     }
 

@@ -14,7 +14,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::stats::Series;
+use super::{
+    lanes::{Lanes, Number},
+    stats::Series,
+};
 use crate::types::error::Code;
 
 /// The registry of this process.
@@ -50,6 +53,8 @@ pub struct Registry {
     /// By model and version. A version that is gone leaves its entry, which the next scrape sweeps.
     versions: Mutex<BTreeMap<(String, String), Weak<Series>>>,
     models: Mutex<BTreeMap<(String, String), ModelRow>>,
+    /// By the name that metrics show; as `versions`.
+    callers: Mutex<BTreeMap<String, Weak<CallerCounts>>>,
     connections: [Connections; Listener::ALL.len()],
     /// By `Code as usize`.
     refused: [AtomicU64; Code::ALL.len()],
@@ -61,6 +66,30 @@ pub struct Registry {
 pub struct ModelRow {
     pub state: &'static str,
     pub load_time: Option<Duration>,
+}
+
+/// How the requests of one caller ended.
+#[derive(Debug, Default)]
+pub struct CallerCounts(Lanes<Ends>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    well: Number,
+    /// By `Code as usize`.
+    failed: [Number; Code::ALL.len()],
+}
+
+impl CallerCounts {
+    /// A request ended; `None`: well.
+    pub fn ended(&self, code: Option<Code>) {
+        let (lane, writer) = self.0.mine();
+        code.map_or(&lane.well, |code| &lane.failed[code as usize]).add(1, writer);
+    }
+
+    /// So many ended like this.
+    pub fn total(&self, code: Option<Code>) -> u64 {
+        self.0.sum(|lane| code.map_or(&lane.well, |code| &lane.failed[code as usize]))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +134,30 @@ impl Registry {
     /// themselves, with the last `VersionStats`.)
     pub fn forget(&self, model: &str, version: &str) {
         self.models.lock().remove(&(model.to_owned(), version.to_owned()));
+    }
+
+    /// The counts of a caller: the living ones of that name, else new ones.
+    pub fn caller(&self, shown: &str) -> Arc<CallerCounts> {
+        let mut callers = self.callers.lock();
+        let slot = callers.entry(shown.to_owned()).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let counts = Arc::default();
+            *slot = Arc::downgrade(&counts);
+            counts
+        })
+    }
+
+    /// Callers that are configured now; forgets those that are gone.
+    pub fn callers(&self) -> Vec<(String, Arc<CallerCounts>)> {
+        let mut living = Vec::new();
+        self.callers.lock().retain(|name, counts| match counts.upgrade() {
+            Some(counts) => {
+                living.push((name.clone(), counts));
+                true
+            }
+            None => false,
+        });
+        living
     }
 
     /// A connection was accepted; it counts as open until the result is dropped.
@@ -170,6 +223,18 @@ mod tests {
         drop((first, again));
         assert!(registry.living().is_empty());
         assert!(registry.versions.lock().is_empty());
+    }
+
+    #[test]
+    fn a_callers_counts_live_as_long_as_the_caller() {
+        let registry = Registry::default();
+        let counts = registry.caller("search");
+        registry.caller("search").ended(None);
+        counts.ended(Some(Code::NotFound));
+        assert_eq!((counts.total(None), counts.total(Some(Code::NotFound))), (1, 1));
+        assert_eq!(registry.callers().len(), 1);
+        drop(counts);
+        assert!(registry.callers().is_empty());
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Grpc {
 
     /// An ordinary HTTP request over this connection: status and body.
     pub fn http(&self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
-        let request = Request::builder().method(method).uri(format!("http://test{path}"));
+        let request = Request::builder().method(method).uri(format!("http://localhost{path}"));
         let request = request.body(Full::from(body.to_vec())).expect("a request");
         let mut sender = self.sender.clone();
         runtime().block_on(async move {
