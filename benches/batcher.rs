@@ -149,7 +149,7 @@ fn assemble(c: &mut Criterion) {
         let id = format!("{members} of {floats} floats");
         group.bench_function(BenchmarkId::new("stack", &id), |b| {
             b.iter(|| {
-                let stacked = scratch.stack(&signature, &views);
+                let stacked = scratch.stack(&signature, None, &views);
                 black_box(stacked.map(|s| s.rows)).expect("the members fit together")
             });
         });

@@ -16,6 +16,8 @@ mod leaving;
 mod metrics;
 #[path = "e2e/no_library.rs"]
 mod no_library;
+#[path = "e2e/padding.rs"]
+mod padding;
 #[path = "e2e/quiet.rs"]
 mod quiet;
 #[path = "e2e/side_by_side.rs"]

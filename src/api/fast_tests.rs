@@ -91,6 +91,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         signature: signature.clone(),
         choice,
         options: BatchOptions::default(),
+        padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: pool.clone(),

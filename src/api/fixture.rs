@@ -155,6 +155,7 @@ fn served(
             reason: String::new(),
         },
         options: BatchOptions::default(),
+        padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
         pool: Pool::new(Threads { network: 1, executors: 1 }),

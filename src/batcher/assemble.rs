@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::padding::{PaddedInput, Padding};
 use crate::{
     runtime::session::Outputs,
     types::{
@@ -27,6 +28,9 @@ const SMALL_BUFFER: usize = 64 << 10;
 const SHRINK_AFTER: u32 = 256;
 /// Outputs up to this, batch and all, are copied out of the runtime's memory.
 const SMALL_OUTPUT: usize = 64 << 10;
+/// Bytes that one input of a padded batch may have. Two padded axes multiply: a batch of a long and a wide request could
+/// need more memory than anybody sent. Such a batch runs request by request instead.
+const MAX_PADDED: usize = 256 << 20;
 
 /// The buffers in which one thread stacks its batches, one an input.
 #[derive(Default)]
@@ -40,6 +44,10 @@ pub struct Stacked<'s> {
     pub inputs: SmallVec<[Option<TensorView<'s>>; 8]>,
     /// The batch axis's length; for a lone member of a model that cannot batch, 1.
     pub rows: usize,
+    /// Elements of the inputs that padding is set for; 0 without padding.
+    pub elements: u64,
+    /// How many of them are padding.
+    pub padding: u64,
 }
 
 /// Where an input's view points.
@@ -60,11 +68,13 @@ impl Scratch {
     }
 
     /// Lays the members' inputs one behind the other. A lone member's are only borrowed, or copied once where they are
-    /// not aligned. With several, the signature must be one that can batch, and their bucket one and the same; the
-    /// error (a collision of hashes, a slip of ours) says what differs, and nothing has run.
+    /// not aligned. With several, the signature must be one that can batch, and their bucket one and the same; those
+    /// that are shorter in a padded axis are filled up to the longest. The error (a collision of hashes, a slip of
+    /// ours, more padding than memory is for) says what does not fit, and nothing has run.
     pub fn stack<'s>(
         &'s mut self,
         signature: &Signature,
+        padding: Option<&Padding>,
         members: &'s [&'s [Option<Tensor>]],
     ) -> Result<Stacked<'s>, Error> {
         let count = signature.inputs.len();
@@ -89,7 +99,7 @@ impl Scratch {
         for (i, spec) in signature.inputs.iter().enumerate() {
             places.push(match members {
                 [lone] => self.buffers[i].borrow_or_copy(&lone[i]),
-                _ => self.lay(i, spec, members, rows)?,
+                _ => self.lay(i, spec, members, rows, padding.and_then(|p| p.of(i)))?,
             });
         }
         let this: &'s Scratch = self;
@@ -104,7 +114,10 @@ impl Scratch {
             };
             Some(TensorView { datatype: tensor.datatype, dims, data })
         };
-        Ok(Stacked { inputs: places.iter().enumerate().map(view).collect(), rows })
+        let inputs: SmallVec<[Option<TensorView<'s>>; 8]> =
+            places.iter().enumerate().map(view).collect();
+        let (elements, padding) = padding.map_or((0, 0), |p| fill(p, &inputs, members));
+        Ok(Stacked { inputs, rows, elements, padding })
     }
 
     /// Gives back what is more than an idle thread should hold; for after a run.
@@ -126,8 +139,12 @@ impl Scratch {
         spec: &TensorSpec,
         members: &[&[Option<Tensor>]],
         rows: usize,
+        padded: Option<&PaddedInput>,
     ) -> Result<Place, Error> {
         let first = members[0][i].as_ref();
+        let dims = &mut self.dims[i];
+        dims.clear();
+        dims.extend_from_slice(first.map_or(&[], |tensor| &tensor.dims));
         let mut bytes = 0usize;
         for member in members {
             let (first, other) = match (first, member[i].as_ref()) {
@@ -138,7 +155,11 @@ impl Scratch {
             if first.datatype != other.datatype {
                 return Err(differ(spec, "their datatypes differ"));
             }
-            if other.dims.is_empty() || other.dims.get(1..) != first.dims.get(1..) {
+            let fits = match padded {
+                Some(padded) => padded.widen(dims, &other.dims),
+                None => other.dims.get(1..) == first.dims.get(1..),
+            };
+            if other.dims.is_empty() || !fits {
                 return Err(differ(spec, "their shapes differ beyond the first axis"));
             }
             if usize::try_from(other.dims[0]).ok() != Some(rows_of(member)) {
@@ -149,18 +170,40 @@ impl Scratch {
             }
             bytes = bytes.saturating_add(other.data.len());
         }
-        let Some(first) = first else { return Ok(Place::Absent) };
-        let dims = &mut self.dims[i];
-        dims.clear();
-        dims.extend_from_slice(&first.dims);
+        if first.is_none() {
+            return Ok(Place::Absent);
+        }
         dims[0] = i64::try_from(rows).map_err(|_| differ(spec, "they have too many rows"))?;
         let buffer = &mut self.buffers[i];
-        buffer.start(bytes);
-        for tensor in members.iter().filter_map(|m| m[i].as_ref()) {
-            buffer.data.extend_from_slice(&tensor.data);
+        let tensors = members.iter().filter_map(|m| m[i].as_ref());
+        match padded {
+            None => {
+                buffer.start(bytes);
+                tensors.for_each(|tensor| buffer.data.extend_from_slice(&tensor.data));
+            }
+            Some(padded) => {
+                let bytes = padded.bytes(dims).filter(|padded| *padded <= MAX_PADDED.max(bytes));
+                buffer.start(bytes.ok_or_else(|| differ(spec, "padded they are too large"))?);
+                tensors.for_each(|tensor| padded.append(&mut buffer.data, tensor, dims));
+            }
         }
         Ok(Place::Stacked)
     }
+}
+
+/// The elements of the padded inputs of a run, and how many of them are padding.
+fn fill(
+    padding: &Padding,
+    inputs: &[Option<TensorView<'_>>],
+    members: &[&[Option<Tensor>]],
+) -> (u64, u64) {
+    let count = |dims: &[i64]| element_count(dims).unwrap_or(0) as u64;
+    let (mut all, mut own) = (0, 0);
+    for (i, view) in inputs.iter().enumerate().filter(|(i, _)| padding.of(*i).is_some()) {
+        all += view.map_or(0, |view| count(view.dims));
+        own += members.iter().filter_map(|m| m[i].as_ref()).map(|t| count(&t.dims)).sum::<u64>();
+    }
+    (all, all.saturating_sub(own))
 }
 
 /// A request's rows: the first axis of its first input that is there.
@@ -352,13 +395,18 @@ pub fn bucket_of(inputs: &[Option<Tensor>], can_batch: bool) -> u64 {
     if !can_batch {
         return 0;
     }
+    hash_of(inputs, |_, _, length| length)
+}
+
+/// The hash behind `bucket_of`; `shown` says, of input, axis and length, which length counts.
+pub fn hash_of(inputs: &[Option<Tensor>], shown: impl Fn(usize, usize, i64) -> i64) -> u64 {
     let mut hasher = foldhash::fast::FixedState::with_seed(0x6f6e_6e78).build_hasher();
-    for input in inputs {
+    for (i, input) in inputs.iter().enumerate() {
         let dims = input.as_ref().map(|t| t.dims.get(1..).unwrap_or_default());
         // The rank goes in, so that neighbours' dimensions cannot be taken for each other's.
         hasher.write_u64(dims.map_or(u64::MAX, |d| d.len() as u64));
-        for &dim in dims.unwrap_or_default() {
-            hasher.write_u64(dim as u64);
+        for (behind, &dim) in dims.unwrap_or_default().iter().enumerate() {
+            hasher.write_u64(shown(i, behind + 1, dim) as u64);
         }
     }
     hasher.finish()

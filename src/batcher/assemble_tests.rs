@@ -94,7 +94,7 @@ proptest! {
         let mut scratch = Scratch::new();
         for _ in 0..2 {
             let members_ref = refs(&members);
-            let stacked = scratch.stack(&signature, &members_ref).unwrap();
+            let stacked = scratch.stack(&signature, None, &members_ref).unwrap();
             let any = inputs.iter().any(|(_, _, present)| *present);
             let total = rows.iter().sum::<i64>();
             prop_assert!(!any || stacked.rows as i64 == total);
@@ -142,7 +142,7 @@ fn a_lone_aligned_member_is_borrowed_and_an_unaligned_one_copied() {
     let members = [vec![Some(aligned.clone()), Some(unaligned.clone()), Some(text.clone())]];
     let members = refs(&members);
     let mut scratch = Scratch::new();
-    let stacked = scratch.stack(&signature, &members).unwrap();
+    let stacked = scratch.stack(&signature, None, &members).unwrap();
     let view = |i: usize| stacked.inputs[i].unwrap().data;
     assert_eq!(view(0).as_ptr(), aligned.data.as_ptr());
     assert_eq!(view(2).as_ptr(), text.data.as_ptr());
@@ -165,14 +165,14 @@ fn requests_that_do_not_fit_together_are_told_apart_by_name() {
         (vec![fp(&[1, 3]), fp(&[])], "shapes differ"),
     ] {
         let members = [good.clone(), other];
-        let error = Scratch::new().stack(&sig, &refs(&members)).err().unwrap();
+        let error = Scratch::new().stack(&sig, None, &refs(&members)).err().unwrap();
         assert!(error.message.contains("'x1'") && error.message.contains(says), "{error}");
     }
-    assert!(Scratch::new().stack(&sig, &[]).is_err());
-    assert!(Scratch::new().stack(&sig, &[&good[..1]]).is_err());
+    assert!(Scratch::new().stack(&sig, None, &[]).is_err());
+    assert!(Scratch::new().stack(&sig, None, &[&good[..1]]).is_err());
     let single = Signature { can_batch: false, ..sig };
-    assert!(Scratch::new().stack(&single, &[&good, &good]).is_err());
-    assert_eq!(Scratch::new().stack(&single, &[&good]).unwrap().rows, 1);
+    assert!(Scratch::new().stack(&single, None, &[&good, &good]).is_err());
+    assert_eq!(Scratch::new().stack(&single, None, &[&good]).unwrap().rows, 1);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn buffers_shrink_when_what_made_them_large_is_over() {
     let mut run = |bytes: i64, times: usize| {
         let member = [Some(tensor(Datatype::Uint8, &[1, bytes], 0))];
         for _ in 0..times {
-            scratch.stack(&sig, &[&member, &member]).unwrap();
+            scratch.stack(&sig, None, &[&member, &member]).unwrap();
         }
         scratch.trim();
         scratch.held()

@@ -8,6 +8,7 @@ pub mod executor;
 mod lines;
 pub mod mode;
 pub mod options;
+pub mod padding;
 pub mod plan;
 pub mod pool;
 pub mod queue;

@@ -1,6 +1,6 @@
 //! What a person can set about batching, per model.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
@@ -103,6 +103,46 @@ pub struct BatchOptions {
     pub instances: usize,
     /// Milliseconds that a batch should take at most; the learned cost then chooses its size. 0: no target.
     pub latency_target_ms: u64,
+    /// Inputs, by name, in which requests of several lengths are padded to share a batch. None by default: padding costs
+    /// computing, and only the model's owner knows with which value it changes no answer. For a model's own model.yaml.
+    pub padding: BTreeMap<String, PaddingOptions>,
+}
+
+/// One entry of `padding`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PaddingOptions {
+    /// What stands where a request is shorter than its batch. Default: 0.
+    pub value: f64,
+    /// Axes that may be padded. Empty (default): every dynamic one behind the batch's.
+    pub axes: Vec<usize>,
+    /// Lengths share a batch where the next multiple of this is the same. Default: 16, which wastes little.
+    pub multiple_of: usize,
+    /// In place of `multiple_of`: lengths share a batch where the next of these, in rising order, is the same; longer
+    /// ones are not padded. Empty by default.
+    pub buckets: Vec<usize>,
+}
+
+impl Default for PaddingOptions {
+    fn default() -> Self {
+        PaddingOptions { value: 0.0, axes: Vec::new(), multiple_of: 16, buckets: Vec::new() }
+    }
+}
+
+impl PaddingOptions {
+    /// What is wrong with these options, if anything; for use before a model is loaded.
+    pub fn check(&self) -> Result<(), String> {
+        if self.multiple_of == 0 {
+            return Err("multiple_of: expected at least 1, not 0".to_owned());
+        }
+        if self.buckets.first() == Some(&0) || self.buckets.windows(2).any(|b| b[0] >= b[1]) {
+            return Err(format!(
+                "buckets: expected rising lengths from 1 on, not {:?}",
+                self.buckets
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for BatchOptions {
@@ -116,6 +156,7 @@ impl Default for BatchOptions {
             standing_delay_ms: StandingDelay::Auto,
             instances: 0,
             latency_target_ms: 0,
+            padding: BTreeMap::new(),
         }
     }
 }

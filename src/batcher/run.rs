@@ -103,7 +103,7 @@ impl Attempt<'_> {
         let inputs: SmallVec<[&[Option<Tensor>]; 32]> =
             members.iter().map(|m| m.item.inputs.as_slice()).collect();
         let stacked = scratch
-            .stack(&self.served.signature, &inputs)
+            .stack(&self.served.signature, self.served.padding.as_ref(), &inputs)
             .map_err(|error| (RunError::Failed(error.message.into_owned()), Duration::ZERO))?;
         let session = self.served.sessions.of(self.slot);
         let begun = now();
@@ -123,6 +123,9 @@ impl Attempt<'_> {
             (error, infer)
         })?;
         self.served.cost.observe(self.rows, infer);
+        if stacked.elements > 0 {
+            self.served.stats.padded(stacked.elements, stacked.padding);
+        }
         let spent = Spent { input: begun.since(self.started), infer, ..Spent::default() };
         Ok((outputs, spent))
     }
@@ -139,7 +142,9 @@ impl Attempt<'_> {
         }
         let rows: SmallVec<[usize; 64]> = members.iter().map(|m| m.rows).collect();
         let mut parts: SmallVec<[Outputs; 16]> = SmallVec::with_capacity(rows.len());
-        match assemble::split(outputs, &self.served.signature, &rows, |_, part| parts.push(part)) {
+        let split =
+            assemble::split(outputs, &self.served.signature, &rows, |_, part| parts.push(part));
+        match split.and_then(|()| self.cut(members, &mut parts)) {
             Ok(()) => {
                 spent.output = now().since(ran);
                 self.served.stats.executed(self.rows, spent.input, spent.infer, spent.output);
@@ -150,6 +155,13 @@ impl Attempt<'_> {
             }
             Err(error) => refuse(members, &error),
         }
+    }
+
+    /// Cuts back what padding made longer.
+    fn cut(&self, members: &[Waiting<Job>], parts: &mut [Outputs]) -> Result<(), Error> {
+        let Some(padding) = &self.served.padding else { return Ok(()) };
+        let mut both = members.iter().zip(parts);
+        both.try_for_each(|(member, part)| padding.cut(part, &member.item.inputs))
     }
 
     /// After a failed batch: only the culprit gets the error. At most one run a member.
@@ -237,6 +249,7 @@ mod tests {
             options: BatchOptions::default(),
             cost: Arc::new(CostModel::new()),
             stats: Arc::new(VersionStats::new("run-tests", "1")),
+            padding: None,
             pool: Pool::new(Threads { network: 1, executors: 1 }),
             on_panic: Some(Box::new(move |what| {
                 assert!(what.contains("told to panic"), "{what}");

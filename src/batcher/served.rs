@@ -14,6 +14,7 @@ use super::{
     cost::CostModel,
     mode::{Choice, Execution},
     options::BatchOptions,
+    padding::Padding,
     pool::Pool,
     queue::{Abandoned, QueueId, Waiting},
     reply::{self, Awaited, Replier},
@@ -96,6 +97,8 @@ pub struct ServedParts {
     pub signature: Arc<Signature>,
     pub choice: Choice,
     pub options: BatchOptions,
+    /// How requests of several lengths share a run, where they may.
+    pub padding: Option<Padding>,
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     pub pool: Arc<Pool>,
@@ -110,6 +113,7 @@ pub struct Served {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub options: BatchOptions,
+    pub padding: Option<Padding>,
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
     /// Rows that the turn may run at once.
@@ -133,6 +137,7 @@ impl Served {
             sessions: parts.sessions,
             signature: parts.signature,
             options: parts.options,
+            padding: parts.padding,
             cost: parts.cost,
             stats: parts.stats,
             turn_rows,

@@ -39,6 +39,7 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "mode_reason": without_mode(&choice.reason, choice.execution.name()),
         "shares_runs": choice.gather,
         "turn_rows": choice.turn_rows,
+        "padding": opened.padded.said,
         "signature": signature(&opened.signature),
         "graph": {
             "producer": graph.producer,

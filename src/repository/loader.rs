@@ -18,6 +18,7 @@ use super::{
     explain,
     measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
+    padded::Padded,
     store::Repository,
     table::Version,
 };
@@ -111,6 +112,7 @@ pub struct Opened {
     pub probe: Option<Probe>,
     /// Where the probe's numbers come from.
     pub measured: Origin,
+    pub padded: Padded,
     pub open_time: Duration,
     pub probe_time: Duration,
 }
@@ -159,9 +161,12 @@ impl Loader {
         })
     }
 
-    fn finish(&self, job: &Job, opened: Opened, start: Instant) -> Arc<Version> {
+    fn finish(&self, job: &Job, mut opened: Opened, start: Instant) -> Arc<Version> {
         let options = &job.options;
         let choice = decide(&opened, options);
+        if !choice.gather {
+            opened.padded.not_gathered();
+        }
         let threads = self.pool.threads;
         // Network threads run nothing but the turn.
         let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
@@ -187,6 +192,7 @@ impl Loader {
             signature: opened.signature.clone(),
             choice,
             options: options.batching.clone(),
+            padding: opened.padded.plan,
             cost,
             stats: stats.clone(),
             pool: self.pool.clone(),
@@ -325,6 +331,10 @@ pub fn open(
         measurements.probe(&subject, &*session, SystemTime::now())
     });
     let (probe, measured) = measured.map_or((None, Origin::Now), |(p, origin)| (Some(p), origin));
+    let padded = Padded::decide(&*session, options).map_err(fail)?;
+    if let (None, Some(off)) = (&padded.plan, &padded.said) {
+        tracing::warn!(model = job.file, "batching.padding is {off}");
+    }
     if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
         tracing::info!(model = job.file, error, "the model does not take all made-up input");
     }
@@ -339,6 +349,7 @@ pub fn open(
         sha256,
         probe,
         measured,
+        padded,
         open_time,
         probe_time: start.elapsed(),
     })

@@ -9,6 +9,7 @@ pub mod loader;
 pub mod manager;
 pub mod measured;
 pub mod options;
+mod padded;
 pub mod priority;
 pub mod store;
 pub mod table;

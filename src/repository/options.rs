@@ -48,6 +48,12 @@ impl Default for Options {
 impl Options {
     /// What is wrong with these options, if anything; for use before a port is bound.
     pub fn check(&self) -> Result<(), String> {
+        if !self.defaults.batching.padding.is_empty() {
+            return Err(
+                "defaults: batching.padding names inputs: it belongs in a model's own model.yaml"
+                    .into(),
+            );
+        }
         ModelOptions::from(&self.defaults).check().map_err(|e| format!("defaults: {e}"))
     }
 }
@@ -372,6 +378,9 @@ impl ModelOptions {
                 return Err(format!("batching.{key}: expected at least 1, not 0"));
             }
         }
+        for (input, padding) in &batching.padding {
+            padding.check().map_err(|e| format!("batching.padding: {input}: {e}"))?;
+        }
         self.session.check().map_err(|e| format!("session: {e}"))?;
         match self.session.providers.iter().find(|p| p.name != Provider::Cpu) {
             Some(p) if self.backend == BackendChoice::Tract => {
@@ -517,6 +526,11 @@ mod tests {
             assert!(!error.contains('\n'), "{error}");
         }
         assert!(read("batching: {max_batch_size: 0}").unwrap_err().contains("at least 1"));
+        for wrong in ["multiple_of: 0", "buckets: [8, 8]", "buckets: [0, 8]"] {
+            let error = read(&format!("batching: {{padding: {{x: {{{wrong}}}}}}}")).unwrap_err();
+            let key = wrong.split(':').next().unwrap();
+            assert!(error.contains(&format!("batching.padding: x: {key}: expected")), "{error}");
+        }
         assert!(read("- all").unwrap_err().contains("keys and values"));
     }
 
@@ -544,7 +558,8 @@ mod tests {
     #[test]
     fn options_survive_their_own_form() {
         let text = "versions: [2, 5]\nbackend: tract\nwarmup: false\nbatch_axis: none\n\
-                    labels:\n  y: [a, b]\nbatching: {mode: single, instances: 2}\n";
+                    labels:\n  y: [a, b]\n\
+                    batching: {mode: single, instances: 2, padding: {x: {value: -1, buckets: [8, 32]}}}\n";
         let options = read(text).unwrap();
         let again = read(&serde_json::to_string(&options).unwrap()).unwrap();
         assert_eq!(options, again);

@@ -1,5 +1,10 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
+#[cfg(not(any(feature = "ort", feature = "tract")))]
+compile_error!(
+    "onnxd runs models on ONNX Runtime (feature `ort`) or on tract (feature `tract`): build it with one of them at least"
+);
+
 pub mod built_in;
 #[cfg(test)]
 mod conformance;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
@@ -103,7 +104,7 @@ pub fn warm(session: &dyn Session) -> Result<(), String> {
 }
 
 /// Finds a length for the dynamic dimensions that the model takes. Gives also how long the first run took.
-fn settle(session: &dyn Session) -> Result<(i64, Duration), String> {
+pub fn settle(session: &dyn Session) -> Result<(i64, Duration), String> {
     let mut first_error = None;
     for length in LENGTHS {
         let start = Instant::now();
@@ -116,6 +117,16 @@ fn settle(session: &dyn Session) -> Result<(i64, Duration), String> {
         }
     }
     Err(first_error.unwrap_or_default())
+}
+
+/// Row `number` of made-up input, alone, with these lengths of its dynamic dimensions.
+pub fn row(
+    signature: &Signature,
+    number: usize,
+    length: &dyn Fn(&Dim) -> i64,
+) -> Result<Vec<Option<Tensor>>, String> {
+    let made = generate(signature, length, number..number + 1)?;
+    Ok(made.into_iter().map(|input| input.map(Generated::into_tensor)).collect())
 }
 
 /// Whether `LENGTHS` matter: an input has a dynamic dimension beside the batch.
@@ -131,7 +142,7 @@ fn time(
     rows: usize,
     start: Instant,
 ) -> Result<Duration, String> {
-    let inputs = generate(session.signature(), length, 0..rows)?;
+    let inputs = generate(session.signature(), &|_| length, 0..rows)?;
     let mut took = Vec::with_capacity(RUNS);
     let size = Instant::now();
     // The first does not count: it allocates.
@@ -157,7 +168,7 @@ fn run(
     length: i64,
     rows: std::ops::Range<usize>,
 ) -> Result<Outputs, String> {
-    run_with(session, &generate(session.signature(), length, rows)?)
+    run_with(session, &generate(session.signature(), &|_| length, rows)?)
 }
 
 fn run_with(session: &dyn Session, inputs: &[Option<Generated>]) -> Result<Outputs, String> {
@@ -181,11 +192,16 @@ impl Generated {
         let data = self.buffer.get(self.start..self.start + self.len).unwrap_or(&[]);
         TensorView { datatype: self.datatype, dims: &self.dims, data }
     }
+
+    fn into_tensor(self) -> Tensor {
+        let data = Bytes::from(self.buffer).slice(self.start..self.start + self.len);
+        Tensor { datatype: self.datatype, dims: self.dims, data }
+    }
 }
 
 fn generate(
     signature: &Signature,
-    length: i64,
+    length: &dyn Fn(&Dim) -> i64,
     rows: std::ops::Range<usize>,
 ) -> Result<Vec<Option<Generated>>, String> {
     let mut left = MAX_BYTES;
@@ -216,7 +232,7 @@ fn generate(
     signature.inputs.iter().enumerate().map(make).collect()
 }
 
-fn dims_of(spec: &TensorSpec, can_batch: bool, length: i64, rows: usize) -> Dims {
+fn dims_of(spec: &TensorSpec, can_batch: bool, length: &dyn Fn(&Dim) -> i64, rows: usize) -> Dims {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     let Some(dims) = &spec.dims else { return Dims::from_slice(&[1]) };
     let dim = |(axis, dim): (usize, &Dim)| match dim {
@@ -224,7 +240,7 @@ fn dims_of(spec: &TensorSpec, can_batch: bool, length: i64, rows: usize) -> Dims
         _ if axis == 0 && can_batch => rows,
         // Most likely a batch all the same.
         _ if axis == 0 => 1,
-        _ => length,
+        _ => length(dim),
     };
     dims.iter().enumerate().map(dim).collect()
 }
@@ -272,8 +288,9 @@ fn compare(session: &dyn Session, length: i64, rows: usize) -> Result<f64, Strin
     Ok(largest)
 }
 
-/// The largest difference between row `row` of a batch of `rows` and the same row alone.
-fn same(batch: &Tensor, single: &Tensor, row: usize, rows: usize) -> Result<f64, String> {
+/// The largest difference between row `row` of a batch of `rows` and the same row alone; the error says what is more than
+/// a difference of rounding.
+pub fn same(batch: &Tensor, single: &Tensor, row: usize, rows: usize) -> Result<f64, String> {
     let ours = |tensor: &Tensor, n: usize| tensor.dims.first().copied() == i64::try_from(n).ok();
     if !ours(batch, rows) || !ours(single, 1) || batch.dims[1..] != single.dims[1..] {
         return Err(format!(

@@ -1,9 +1,6 @@
 //! What tests of several rooms need of the runtimes: the backends at hand, and models made in the test.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
@@ -25,7 +22,7 @@ pub fn fetched() -> Option<PathBuf> {
 /// ONNX Runtime. `None` (said on stderr) only on a developer's machine that has none; on CI its absence fails the test.
 #[cfg(feature = "ort")]
 pub fn ort() -> Option<Arc<dyn Backend>> {
-    static BACKEND: OnceLock<Option<Arc<dyn Backend>>> = OnceLock::new();
+    static BACKEND: std::sync::OnceLock<Option<Arc<dyn Backend>>> = std::sync::OnceLock::new();
     let open = || {
         // SAFETY: tests have threads, but none of them writes the environment, and Rust's own readers take a lock.
         unsafe { super::ort::disable_telemetry() };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::{
-    batcher::{assemble, served::JobInputs},
+    batcher::{assemble, padding::Padding, served::JobInputs},
     types::{
         datatype::Datatype,
         error::{Code, Error},
@@ -30,8 +30,12 @@ pub struct Bound {
 /// The outputs to answer with, as indices into the signature, and whether each goes as binary data.
 pub type Wanted = SmallVec<[(usize, bool); 2]>;
 
-/// Holds `request` against `signature`.
-pub fn bind(signature: &Signature, request: InferRequest) -> Result<Bound, Error> {
+/// Holds `request` against `signature`; with `padding`, requests of several lengths get one bucket.
+pub fn bind(
+    signature: &Signature,
+    padding: Option<&Padding>,
+    request: InferRequest,
+) -> Result<Bound, Error> {
     let wanted = wanted(signature, &request.outputs, request.binary_output)?;
     let mut inputs: JobInputs = SmallVec::from_elem(None, signature.inputs.len());
     let mut bytes = 0usize;
@@ -61,7 +65,10 @@ pub fn bind(signature: &Signature, request: InferRequest) -> Result<Bound, Error
         )));
     }
     let rows = rows(signature, &inputs)?;
-    let bucket = assemble::bucket_of(&inputs, signature.can_batch);
+    let bucket = match padding {
+        None => assemble::bucket_of(&inputs, signature.can_batch),
+        Some(padding) => padding.bucket_of(&inputs)?,
+    };
     Ok(Bound { inputs, rows, bytes, bucket, wanted })
 }
 
@@ -260,14 +267,14 @@ mod tests {
     }
 
     fn message(inputs: Vec<InputTensor>) -> String {
-        bind(&signature(), request(inputs)).expect_err("refused").message.into_owned()
+        bind(&signature(), None, request(inputs)).expect_err("refused").message.into_owned()
     }
 
     #[test]
     fn inputs_come_in_the_signatures_order() {
         let b = input("b", Datatype::Int32, &[3]);
         let a = input("a", Datatype::Fp32, &[3, 2]);
-        let bound = bind(&signature(), request(vec![b, a])).expect("fits");
+        let bound = bind(&signature(), None, request(vec![b, a])).expect("fits");
         assert_eq!((bound.rows, bound.bytes), (3, 36));
         assert_eq!(bound.inputs[0].as_ref().map(|t| t.datatype), Some(Datatype::Fp32));
         assert_eq!(bound.wanted.as_slice(), [(0, false)]);
@@ -305,7 +312,7 @@ mod tests {
                 .iter()
                 .map(|name| RequestedOutput { name: (*name).into(), ..Default::default() })
                 .collect();
-            bind(&signature(), request).expect_err("no inputs").message.into_owned()
+            bind(&signature(), None, request).expect_err("no inputs").message.into_owned()
         };
         assert_eq!(ask(&["q"]), "there is no output 'q': the model gives 'y'");
         assert_eq!(ask(&["y", "y"]), "output 'y' is asked for twice");
@@ -321,7 +328,7 @@ mod tests {
             let tensor = input("", Datatype::Bytes, &[]);
             let mut request = request(vec![InputTensor { data: vec![0; bytes].into(), ..tensor }]);
             request.raw_binary = true;
-            bind(&signature, request)
+            bind(&signature, None, request)
         };
         assert_eq!(
             raw(8).expect("fits").inputs[0].as_ref().map(|t| t.dims.to_vec()),

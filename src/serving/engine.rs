@@ -114,7 +114,8 @@ impl Engine {
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
         let priority = admission::priority(&request, caller.map_or(0, |caller| caller.priority));
         let id = request.id.clone();
-        let Bound { inputs, rows, bytes, bucket, wanted } = bind(&version.signature, request)?;
+        let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
+        let Bound { inputs, rows, bytes, bucket, wanted } = bound;
         let started = now();
         if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(run::expired());

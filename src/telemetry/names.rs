@@ -92,6 +92,18 @@ pub const COMPUTE_SECONDS: Metric = histogram(
 );
 pub const BATCH_ROWS: Metric =
     histogram("onnxd_batch_rows", "rows", "Rows of one run of the model.");
+pub const PADDED_ELEMENTS: Metric = counter(
+    "onnxd_padded_input_elements_total",
+    "elements",
+    VERSION,
+    "Elements that runs were given in inputs with `padding`, what was filled in among them.",
+);
+pub const PADDING_ELEMENTS: Metric = counter(
+    "onnxd_padding_elements_total",
+    "elements",
+    VERSION,
+    "Elements that were filled in so that requests of several lengths share a run: the waste of `padding`.",
+);
 pub const IN_FLIGHT: Metric = gauge(
     "onnxd_requests_in_flight",
     "requests",
@@ -254,7 +266,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 24] = [
+pub const ALL: [&Metric; 26] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -262,6 +274,8 @@ pub const ALL: [&Metric; 24] = [
     &QUEUE_SECONDS,
     &COMPUTE_SECONDS,
     &BATCH_ROWS,
+    &PADDED_ELEMENTS,
+    &PADDING_ELEMENTS,
     &IN_FLIGHT,
     &QUEUED,
     &MODEL_STATE,

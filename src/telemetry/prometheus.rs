@@ -43,6 +43,7 @@ fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> Stri
         registry.living().into_iter().map(|(name, series)| (name, series.read())).collect();
     requests(&mut page, &versions);
     histograms(&mut page, &versions);
+    padding(&mut page, &versions);
     gauges(&mut page, &versions);
     let rows = registry.models();
     models(&mut page, &rows);
@@ -78,6 +79,14 @@ fn requests(page: &mut Page, versions: &[Named<Reading>]) {
         }
     }
     per_version(page, &names::ROWS, versions, |reading| reading.rows);
+}
+
+/// Only of versions that pad: nearly all do not.
+fn padding(page: &mut Page, versions: &[Named<Reading>]) {
+    let padded: Vec<Named<Reading>> =
+        versions.iter().filter(|(_, reading)| reading.padded > 0).cloned().collect();
+    per_version(page, &names::PADDED_ELEMENTS, &padded, |reading| reading.padded);
+    per_version(page, &names::PADDING_ELEMENTS, &padded, |reading| reading.padding);
 }
 
 fn gauges(page: &mut Page, versions: &[Named<Reading>]) {
@@ -325,6 +334,7 @@ mod tests {
             let time = Duration::from_micros(micros);
             stats.started();
             stats.executed(2, Duration::ZERO, time, Duration::ZERO);
+            stats.padded(10, 3);
             stats.answered(2, Spans { total: time, ..Spans::default() });
         }
         stats.started();

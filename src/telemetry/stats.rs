@@ -90,6 +90,13 @@ impl VersionStats {
         lane.shed[reason as usize].add(1, writer);
     }
 
+    /// A run's padded inputs had so many elements, of which so many are padding.
+    pub fn padded(&self, elements: u64, padding: u64) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.padded.add(elements, writer);
+        lane.padding.add(padding, writer);
+    }
+
     /// The queue's depth changed by so many requests.
     pub fn queued(&self, change: i64) {
         let (lane, writer) = self.0.lanes.mine();
@@ -189,6 +196,8 @@ struct Lane {
     /// By `Shed as usize`.
     shed: [Number; Shed::ALL.len()],
     last_run: Number,
+    padded: Number,
+    padding: Number,
     sizes: Sizes,
 }
 
@@ -237,6 +246,9 @@ pub struct Reading {
     pub in_flight: u64,
     pub queued: u64,
     pub rows: u64,
+    /// Elements of inputs that padding is set for, and those of them that are padding.
+    pub padded: u64,
+    pub padding: u64,
     pub request: Buckets,
     pub queue: Buckets,
     pub compute: Buckets,
@@ -254,6 +266,8 @@ impl Series {
             in_flight: level(self.lanes.sum(|lane| &lane.in_flight)),
             queued: level(self.lanes.sum(|lane| &lane.queued)),
             rows: self.lanes.sum(|lane| &lane.rows),
+            padded: self.lanes.sum(|lane| &lane.padded),
+            padding: self.lanes.sum(|lane| &lane.padding),
             request: Buckets::new(&TIME_BOUNDS),
             queue: Buckets::new(&TIME_BOUNDS),
             compute: Buckets::new(&TIME_BOUNDS),
