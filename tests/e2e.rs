@@ -2,6 +2,10 @@
 
 mod support;
 
+#[path = "e2e/bad_grpc.rs"]
+mod bad_grpc;
+#[path = "e2e/bad_input.rs"]
+mod bad_input;
 #[path = "e2e/bounds.rs"]
 mod bounds;
 #[path = "e2e/broken.rs"]

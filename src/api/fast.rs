@@ -279,7 +279,10 @@ fn number(headers: &HeaderMap, name: &str, what: &str) -> Result<Option<u64>, Er
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits => Ok(Some(number)),
-        _ => Err(Error::invalid(format!("header {name} is no number of {what}"))),
+        _ => Err(Error::invalid(format!(
+            "header {name}: expected a number of {what}, got '{}'",
+            value.as_bytes().get(..64).unwrap_or(value.as_bytes()).escape_ascii()
+        ))),
     }
 }
 
