@@ -53,6 +53,8 @@ impl Called {
 /// A connection.
 pub struct Grpc {
     sender: SendRequest<Full<Bytes>>,
+    /// Sent with every call; empty: none.
+    key: String,
 }
 
 impl Grpc {
@@ -69,7 +71,13 @@ impl Grpc {
                 spoken(TokioIo::new(io)).await
             }
         });
-        Grpc { sender }
+        Grpc { sender, key: String::new() }
+    }
+
+    /// The same with a caller's key.
+    #[must_use]
+    pub fn with_key(self, key: &str) -> Grpc {
+        Grpc { key: key.to_owned(), ..self }
     }
 
     /// Begins a call; dropping or aborting the handle resets its stream.
@@ -79,6 +87,9 @@ impl Grpc {
             .header("te", "trailers");
         if !timeout.is_empty() {
             request = request.header("grpc-timeout", timeout);
+        }
+        if !self.key.is_empty() {
+            request = request.header("authorization", format!("Bearer {}", self.key));
         }
         let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
         let framed = [&[0][..], &length, message].concat();
