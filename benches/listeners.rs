@@ -2,7 +2,7 @@
 //! recorded before, without decoding, model or metrics. Started by benches/peers/compare.py:
 //! `cargo bench --bench listeners -- --http ADDR --grpc ADDR --answers DIR`, where DIR holds `grpc`, `json` and `bin`.
 
-use std::{collections::HashMap, convert::Infallible, fs, path::Path, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -15,12 +15,14 @@ use onnxd::{
         body::{Body, Chunks},
         connection::ListenOptions,
         listen::Network,
+        patience::Limits,
         peer::Peer,
     },
     shutdown::{self, Phase},
     telemetry::registry,
 };
 
+const HOUR: Duration = Duration::from_secs(3600);
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
 #[global_allocator]
@@ -118,7 +120,10 @@ fn main() {
     let limits = ListenOptions {
         max_connections: 8192,
         max_streams: 1024,
-        drain_timeout: std::time::Duration::from_secs(1),
+        max_header_bytes: 32 << 10,
+        limits: Limits { head: HOUR, idle: HOUR, write: HOUR },
+        ping: None,
+        drain_timeout: Duration::from_secs(1),
     };
     let answers = Recorded(Arc::new(Answers::read(Path::new(directory))));
     let network = Network::start(1, listeners, answers, limits, shutdown).expect("threads");

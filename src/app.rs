@@ -27,7 +27,9 @@ use crate::{
         http,
         listen::Network,
         operator,
+        patience::Limits,
         state::Api,
+        tls::Tls,
     },
     batcher::{
         budget,
@@ -86,6 +88,7 @@ fn run(config: &Config) -> Result<(), String> {
         let signal = tokio::select! {
             signal = shutdown::asked() => signal,
             never = follow(&server.auth) => match never {},
+            never = keep_fresh(server.tls.clone()) => match never {},
         };
         let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
         tracing::info!(signal, "stopping");
@@ -110,6 +113,14 @@ async fn follow(auth: &Auth) -> Infallible {
     }
 }
 
+/// Takes up certificates that are replaced while the server runs.
+async fn keep_fresh(tls: Option<Arc<Tls>>) -> Infallible {
+    match tls {
+        Some(tls) => tls.keep_fresh().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// One version that `onnxd check` looked at.
 pub struct Finding {
     pub model: String,
@@ -122,6 +133,7 @@ pub struct Finding {
 /// Opens every version that a server with this configuration would load, and closes it again.
 pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
     Auth::open(&config.auth)?;
+    Tls::load(&config.tls)?;
     let verdict = repository::check::check(&config.repository(), &backends(config)?)?;
     let finding = |checked: Checked| Finding {
         model: checked.model.to_string(),
@@ -182,6 +194,7 @@ pub struct Server {
     /// Where HTTP, gRPC and the operator's port listen.
     pub addresses: [String; 3],
     auth: Arc<Auth>,
+    tls: Option<Arc<Tls>>,
     announcer: Announcer,
     manager: Arc<Manager>,
     draining: Arc<AtomicBool>,
@@ -194,9 +207,14 @@ impl Server {
     /// Binds first, so that health answers while models load and a port that is taken ends the start at once.
     pub fn start(config: &Config) -> Result<Server, String> {
         let auth = Auth::open(&config.auth)?;
-        let http = Listener::bind(&config.http, registry::Listener::Http)?;
-        let grpc = Listener::bind(&config.grpc, registry::Listener::Grpc)?;
-        let operator = Listener::bind(&config.operator, registry::Listener::Operator)?;
+        let tls = Tls::load(&config.tls)?;
+        let bind = |address, role| -> Result<Option<Listener>, String> {
+            let tls = tls.clone().filter(|_| config.tls.covers(role));
+            Ok(Listener::bind(address, role)?.map(|listener| listener.with_tls(tls)))
+        };
+        let http = bind(&config.http, registry::Listener::Http)?;
+        let grpc = bind(&config.grpc, registry::Listener::Grpc)?;
+        let operator = bind(&config.operator, registry::Listener::Operator)?;
         let addresses = [&http, &grpc, &operator]
             .map(|l| l.as_ref().map_or("off".to_owned(), Listener::address));
         if auth.callers().is_none() {
@@ -236,7 +254,17 @@ impl Server {
 
         let [http, grpc, operator_at] = &addresses;
         banner(&format!("listening http={http} grpc={grpc} operator={operator_at}"));
-        Ok(Server { addresses, auth, announcer, manager, draining, executors, network, operator })
+        Ok(Server {
+            addresses,
+            auth,
+            tls,
+            announcer,
+            manager,
+            draining,
+            executors,
+            network,
+            operator,
+        })
     }
 
     /// Waits until every wanted version has been tried; false when `limit` passed first.
@@ -321,6 +349,13 @@ impl Ports<'_> {
         ListenOptions {
             max_connections: self.config.max_connections,
             max_streams: self.config.max_streams,
+            max_header_bytes: self.config.max_header_bytes,
+            limits: Limits {
+                head: Duration::from_millis(self.config.header_timeout_ms),
+                idle: Duration::from_millis(self.config.idle_timeout_ms),
+                write: Duration::from_millis(self.config.write_timeout_ms),
+            },
+            ping: millis(self.config.http2_ping_ms),
             drain_timeout: Duration::from_millis(self.config.drain_timeout_ms),
         }
     }

@@ -10,6 +10,7 @@ use crate::{
     api::{
         address::Address,
         auth::{callers::Callers, options::AuthOptions},
+        tls::TlsOptions,
     },
     repository::options::{
         Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml,
@@ -76,6 +77,21 @@ pub struct Config {
     /// Milliseconds that a request's body may take to arrive. Default: 30000, so that a peer that stalls holds its memory
     /// for half a minute at most.
     pub body_timeout_ms: u64,
+    /// Milliseconds that a request's head may take to arrive, and a new connection to send its first one. Default: 15000:
+    /// heads are small, and only a peer that means harm drips them.
+    pub header_timeout_ms: u64,
+    /// Milliseconds that a connection may be idle between requests. Default: 75000, longer than the 60 s after which load
+    /// balancers let idle connections go, so that they, who know, are the ones to close.
+    pub idle_timeout_ms: u64,
+    /// Milliseconds in which a peer must take 64 KiB of the answers that wait for it, or all of them. Default: 60000: a
+    /// peer that does not read holds its answers' memory for a minute.
+    pub write_timeout_ms: u64,
+    /// Bytes of a request's head, its line and headers together. Default: 32768, what proxies in front allow.
+    pub max_header_bytes: usize,
+    /// Milliseconds of silence after which an HTTP/2 peer is asked by a PING whether it lives; one that does not answer
+    /// within 20 s is cut. Default: 0, off: the system's keep-alive finds machines that are gone, idleness and slow reading
+    /// end the rest, and every frame would pay for the clock. For proxies in between that forget silent connections.
+    pub http2_ping_ms: u64,
     /// Milliseconds that a request may wait for its answer, whatever deadline its client gives. Default: 600000; 0: no
     /// such limit. The default is for clients that set none and never give up.
     pub max_deadline_ms: u64,
@@ -89,6 +105,8 @@ pub struct Config {
 
     /// Who may ask, and for what.
     pub auth: AuthOptions,
+    /// TLS of the ports.
+    pub tls: TlsOptions,
     /// What is logged, and how.
     pub log: LogOptions,
     /// What the metrics page has.
@@ -120,10 +138,16 @@ impl Default for Config {
             max_connections: 8192,
             max_streams: 1024,
             body_timeout_ms: 30_000,
+            header_timeout_ms: 15_000,
+            idle_timeout_ms: 75_000,
+            write_timeout_ms: 60_000,
+            max_header_bytes: 32 << 10,
+            http2_ping_ms: 0,
             max_deadline_ms: 600_000,
             drain_delay_ms: 0,
             drain_timeout_ms: 25_000,
             auth: AuthOptions::default(),
+            tls: TlsOptions::default(),
             log: LogOptions::default(),
             metrics: MetricsOptions::default(),
             defaults: repository.defaults,
@@ -159,6 +183,9 @@ impl Config {
             ("max_connections", self.max_connections),
             ("max_streams", self.max_streams as usize),
             ("body_timeout_ms", self.body_timeout_ms as usize),
+            ("header_timeout_ms", self.header_timeout_ms as usize),
+            ("idle_timeout_ms", self.idle_timeout_ms as usize),
+            ("write_timeout_ms", self.write_timeout_ms as usize),
         ] {
             if value == 0 {
                 return Err(format!("{key}: expected at least 1, got 0"));
@@ -179,6 +206,11 @@ impl Config {
                 return Err(format!("{key}: expected at most {MAX_THREADS}, got {threads}"));
             }
         }
+        if !(1024..=1 << 20).contains(&self.max_header_bytes) {
+            let got = self.max_header_bytes;
+            return Err(format!("max_header_bytes: expected 1024 to 1048576, got {got}"));
+        }
+        self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
         Callers::new(&self.auth.callers, self.auth.identity, |_, _| Default::default())
             .map_err(|error| format!("auth.callers: {error}"))?;
@@ -419,174 +451,4 @@ fn set(value: &mut Value, key: &str, new: Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EXAMPLE: &str = include_str!("../config.example.yaml");
-
-    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    fn flag(key: &'static str, flag: &'static str, value: &str) -> Flag {
-        Flag { key, flag, value: value.to_owned() }
-    }
-
-    fn file(text: &str) -> Result<Loaded, String> {
-        resolve(Some(("onnxd.yaml", text)), &[], &[])
-    }
-
-    /// Every option stands in the example with its default, under a comment; nothing else does.
-    #[test]
-    fn the_example_is_complete_and_says_the_defaults() {
-        let present: Value = parse_yaml(EXAMPLE).expect("the example is YAML");
-        assert_eq!(present, to_value(&Config::default()).expect("a value"));
-        let typed = file(EXAMPLE).expect("the example is accepted").config;
-        assert_eq!(typed, Config::default());
-        let lines: Vec<&str> = EXAMPLE.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
-            if !line.trim().is_empty() && !line.trim().starts_with('#') {
-                let above = at.checked_sub(1).map_or("", |at| lines[at].trim());
-                assert!(above.starts_with('#'), "no comment above line {}: {line}", at + 1);
-            }
-        }
-    }
-
-    #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
-        let text = "http: 127.0.0.1:1\ngrpc: 127.0.0.1:2\noperator: off\nlog:\n  level: warn\n";
-        let environment = env(&[("ONNXD_GRPC", "127.0.0.1:3"), ("ONNXD_OPERATOR", "127.0.0.1:4")]);
-        let flags = [flag("operator", "--operator", "unix:/run/o.sock")];
-        let loaded = resolve(Some(("f.yaml", text)), &environment, &flags).expect("fits");
-        let config = &loaded.config;
-        let addresses = [&config.http, &config.grpc, &config.operator].map(Address::to_string);
-        assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:3", "unix:/run/o.sock"]);
-        assert_eq!(config.log.level, "warn");
-        let origin = |wanted: &str| {
-            let (.., origin) =
-                loaded.values().into_iter().find(|(key, ..)| key == wanted).expect("a key");
-            origin.to_string()
-        };
-        assert_eq!(origin("http"), "f.yaml");
-        assert_eq!(origin("grpc"), "ONNXD_GRPC");
-        assert_eq!(origin("operator"), "--operator");
-        assert_eq!(origin("log.level"), "f.yaml");
-        assert_eq!(origin("log.format"), "default");
-        assert_eq!(origin("defaults.batching.max_batch_size"), "default");
-    }
-
-    #[test]
-    fn the_environment_reaches_every_option() {
-        for (key, value) in leaves(&to_value(&Config::default()).expect("a value")) {
-            let name = format!("ONNXD_{}", key.replace('.', "_").to_uppercase());
-            let text = match &value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            let loaded = resolve(None, &env(&[(&name, &text)]), &[]).expect("the default fits");
-            assert_eq!(loaded.origins.get(&key), Some(&Origin::Environment(name)));
-            assert_eq!(loaded.config, Config::default(), "{key}");
-        }
-        let loaded = resolve(
-            None,
-            &env(&[
-                ("ONNXD_LOAD", "a,b"),
-                ("ONNXD_CONTROL", "1"),
-                ("ONNXD_MODELS", "2024"),
-                ("ONNXD_DEFAULTS_SESSION_INTRA_OP_THREADS", "2"),
-            ]),
-            &[],
-        )
-        .expect("fits");
-        assert_eq!(loaded.config.load, Load::Names(vec!["a".into(), "b".into()]));
-        assert!(loaded.config.control);
-        assert_eq!(loaded.config.models, PathBuf::from("2024"));
-        assert_eq!(loaded.config.defaults.session.intra_op_threads, 2);
-    }
-
-    #[test]
-    fn errors_say_where() {
-        let error = file("http: 127.0.0.1:1\nhtpp: 127.0.0.1:2\n").unwrap_err();
-        assert!(error.starts_with("onnxd.yaml, line 2: unknown key 'htpp'"), "{error}");
-        let error = file("log:\n  format: xml\n").unwrap_err();
-        assert!(error.starts_with("onnxd.yaml, line 2: 'xml' is none of"), "{error}");
-        let error = file("http: 8000\n").unwrap_err();
-        assert!(error.starts_with("onnxd.yaml, line 1: "), "{error}");
-        assert!(error.contains("HOST:PORT"), "{error}");
-        assert!(file("- a").unwrap_err().contains("keys and values"));
-        let error = resolve(None, &env(&[("ONNXD_THREADS", "many")]), &[]).unwrap_err();
-        assert!(error.starts_with("ONNXD_THREADS: 'many': "), "{error}");
-        let error = resolve(None, &[], &[flag("grpc", "--grpc", "8001")]).unwrap_err();
-        assert!(error.starts_with("--grpc: '8001': "), "{error}");
-    }
-
-    /// Neither a hash nor what somebody wrote in its place, by mistake the key itself.
-    #[test]
-    fn nothing_shows_what_stands_under_auth() {
-        let hash = format!("sha256:{}", "5ec2e7".repeat(11)[..64].to_owned());
-        let good = format!("auth:\n  callers:\n    - {{name: a, keys: '{hash}', roles: [read]}}\n");
-        let loaded = file(&good).expect("a caller");
-        assert_eq!(loaded.config.auth.callers.len(), 1);
-        let shown = format!("{:?} {loaded:?}", loaded.values());
-        assert!(shown.contains("sha256:***") && !shown.contains("5ec2e7"), "{shown}");
-
-        let hidden = |error: String| {
-            assert!(!error.contains("5ec2e7") && !error.contains("s3cr3t"), "{error}");
-            error
-        };
-        let broken = [
-            "auth:\n  callers:\n    - name: a\n      keys: s3cr3t\n",
-            "auth:\n  callers:\n    - name: a\n      key: s3cr3t\n",
-            "auth:\n  callers:\n    - name: a\n      keys: sha256:5ec2e7\n",
-            "auth:\n  callers:\n    - {name: a, roles: [s3cr3t]}\n",
-            "auth:\n  callers: s3cr3t\n",
-            "auth:\n  s3cr3t: 1\n",
-            "auth: s3cr3t\n",
-            "http: off\nauth: {callers: [{name: a, keys: s3cr3t}]}\n",
-            "{auth: {callers: [{name: a, keys: s3cr3t}]}}",
-            "{\"http\": \"off\",\n\"auth\": {\"callers\": [\n{\"name\": \"a\", \"keys\": \"s3cr3t\"}]}}",
-        ];
-        for text in broken {
-            let error = hidden(file(text).unwrap_err());
-            assert!(error.starts_with("onnxd.yaml, line "), "{error}");
-        }
-        let twice = format!("auth:\n  callers:\n    - {{name: a, keys: ['{hash}', '{hash}']}}\n");
-        assert!(hidden(file(&twice).unwrap_err()).contains("the same key"));
-        for text in ["[{name: a, keys: s3cr3t}]", "s3cr3t", "[s3cr3t", "[{s3cr3t: 1}]"] {
-            let error = resolve(None, &env(&[("ONNXD_AUTH_CALLERS", text)]), &[]).unwrap_err();
-            assert!(hidden(error).starts_with("ONNXD_AUTH_CALLERS: "));
-        }
-        // Elsewhere the line is shown, as ever.
-        let error = file("auth:\n  identity: off\nlog:\n  format: xml\n").unwrap_err();
-        assert!(error.contains("'xml'"), "{error}");
-    }
-
-    #[test]
-    fn what_contradicts_itself_is_refused() {
-        let refused = |text: &str, part: &str| {
-            let error = file(text).unwrap_err();
-            assert!(error.starts_with("onnxd.yaml: ") && error.contains(part), "{error}");
-        };
-        refused("http: off\ngrpc: off\noperator: off", "all off");
-        refused("http: 127.0.0.1:8001", "http and grpc have the same address");
-        refused("request_memory_bytes: 5", "at least max_request_bytes (67108864), got 5");
-        refused("max_connections: 0", "max_connections: expected at least 1");
-        refused("threads: 100000", "at most 4096");
-        refused("defaults: {session: {intra_op_threads: 0}}", "intra_op_threads");
-        assert!(file("http: 127.0.0.1:0\ngrpc: 127.0.0.1:0").is_ok());
-        assert!(file("").is_ok() && file("# nothing\n").is_ok());
-    }
-
-    #[test]
-    fn unknown_variables_are_pointed_out_but_not_kubernetes_own() {
-        let environment = env(&[
-            ("ONNXD_HTPP", "x"),
-            ("ONNXD_CONFIG", "x"),
-            ("ONNXD_SERVICE_HOST", "10.0.0.1"),
-            ("ONNXD_PORT_8000_TCP_ADDR", "10.0.0.1"),
-            ("ONNXD_SERVICE_PORT_HTTP", "8000"),
-        ]);
-        let loaded = resolve(None, &environment, &[]).expect("stops nothing");
-        assert_eq!(loaded.warnings, ["the environment's ONNXD_HTPP is no option of onnxd"]);
-    }
-}
+mod tests;

@@ -26,6 +26,8 @@ mod no_library;
 mod padding;
 #[path = "e2e/quiet.rs"]
 mod quiet;
+#[path = "e2e/secure.rs"]
+mod secure;
 #[path = "e2e/side_by_side.rs"]
 mod side_by_side;
 #[path = "e2e/start.rs"]

@@ -6,8 +6,10 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
 };
 
+use super::tls::Tls;
 use crate::telemetry::registry;
 
 /// Where a listener listens: `HOST:PORT`, `unix:PATH` or `off`.
@@ -55,6 +57,8 @@ pub struct Listener {
     pub(super) socket: Bound,
     /// Which of the server's three it is, for the metrics.
     pub(super) role: registry::Listener,
+    /// Where it speaks TLS.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 pub(super) enum Bound {
@@ -71,8 +75,14 @@ impl Listener {
             Address::Unix(path) => bind_unix(path).map(|l| Bound::Unix(l, path.clone())),
         };
         bound
-            .map(|socket| Some(Listener { socket, role }))
+            .map(|socket| Some(Listener { socket, role, tls: None }))
             .map_err(|error| format!("cannot listen on {address}: {error}"))
+    }
+
+    /// The listener, speaking TLS where that is given.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Listener {
+        Listener { tls, ..self }
     }
 
     /// The address actually bound (port 0 resolved).

@@ -6,11 +6,11 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, unix::AsyncFd},
+    io::unix::AsyncFd,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
@@ -19,6 +19,8 @@ use super::{
     answer::Answer,
     connection::{self, ListenOptions, Socket},
     peer::Peer,
+    stream::Plain,
+    tls::Tls,
 };
 use crate::{
     batcher::turn,
@@ -35,6 +37,7 @@ enum Stream {
 struct Accepted {
     stream: Stream,
     peer: Peer,
+    tls: Option<Arc<Tls>>,
     permit: OwnedSemaphorePermit,
     counted: registry::OpenConnection,
 }
@@ -152,48 +155,51 @@ impl<A: Answer> Home<A> {
         }
     }
 
+    /// One task a connection.
     fn serve(&self, accepted: Accepted, open: &mpsc::Sender<()>) {
-        let held = (accepted.permit, accepted.counted, open.clone());
-        let (service, peer) = (self.service.clone(), accepted.peer);
-        let served = match accepted.stream {
+        let Accepted { stream, peer, tls, permit, counted } = accepted;
+        let (fd, plain) = match stream {
             Stream::Tcp(stream) => {
-                let fd = stream.as_raw_fd();
-                // Why: answers are small and written whole; waiting for more to send only adds latency.
-                let _ = stream.set_nodelay(true);
-                tokio::net::TcpStream::from_std(stream).map(|io| {
-                    self.spawn(Socket { io, fd, peer }, service, held);
-                })
+                set_up(&stream);
+                (stream.as_raw_fd(), tokio::net::TcpStream::from_std(stream).map(Plain::Tcp))
             }
             Stream::Unix(stream) => {
-                let fd = stream.as_raw_fd();
-                tokio::net::UnixStream::from_std(stream).map(|io| {
-                    self.spawn(Socket { io, fd, peer }, service, held);
-                })
+                (stream.as_raw_fd(), tokio::net::UnixStream::from_std(stream).map(Plain::Unix))
             }
         };
-        if let Err(error) = served {
-            tracing::warn!(%error, "a connection could not be served");
-        }
-    }
-
-    /// One task a connection; `held` is let go when it ends.
-    fn spawn<I, H>(&self, socket: Socket<I>, service: A, held: H)
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        H: Send + 'static,
-    {
-        let (options, shutdown) = (self.options, self.shutdown.clone());
+        let plain = match plain {
+            Ok(plain) => plain,
+            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+        };
+        // Let go when the connection ends.
+        let held = (permit, counted, open.clone());
+        let (service, options, shutdown) =
+            (self.service.clone(), self.options, self.shutdown.clone());
         tokio::spawn(async move {
-            connection::serve(socket, service, options, shutdown).await;
+            connection::serve(Socket { plain, fd, peer, tls }, service, options, shutdown).await;
             drop(held);
         });
     }
 }
 
+fn set_up(stream: &TcpStream) {
+    // Why: answers are small and written whole; waiting for more to send only adds latency.
+    let _ = stream.set_nodelay(true);
+    // A peer whose machine is gone is found by the system, while a request waits for a long run too.
+    let probes = socket2::TcpKeepalive::new().with_time(PROBE).with_interval(PROBE / 3);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes.with_retries(3));
+}
+
+/// How long a connection may be silent before the system asks whether its peer's machine is there.
+const PROBE: Duration = Duration::from_secs(30);
+
 /// A group that can be waited for: the receiver hears `None` once every clone of the sender is gone.
 fn group() -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
     mpsc::channel(1)
 }
+
+/// How often a listener that cannot accept says so.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Accepts until the drain, then empties the system's queue and closes the listener.
 async fn accept(
@@ -213,13 +219,15 @@ async fn accept(
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
     };
+    let mut warned: Option<Instant> = None;
     loop {
         let draining = shutdown.phase() >= Phase::Draining;
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match take(&listener.socket) {
             Ok((stream, peer)) => {
                 let counted = registry().connection(listener.role);
-                if deal.send(Accepted { stream, peer, permit, counted }).await.is_err() {
+                let tls = listener.tls.clone();
+                if deal.send(Accepted { stream, peer, tls, permit, counted }).await.is_err() {
                     return;
                 }
                 continue;
@@ -232,7 +240,10 @@ async fn accept(
             }
             Err(error) => {
                 drop(permit);
-                tracing::warn!(%error, "a connection could not be accepted");
+                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    tracing::warn!(%error, "connections cannot be accepted: trying again");
+                    warned = Some(Instant::now());
+                }
                 // Too many open files, mostly: it passes when a connection ends, which nothing announces.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;

@@ -1,5 +1,6 @@
 //! The protocols on the wire: gRPC and HTTP of the Open Inference Protocol, and the operator's port.
 
+pub mod activity;
 pub mod address;
 pub mod answer;
 pub mod answers;
@@ -9,6 +10,7 @@ pub mod codec;
 pub mod connection;
 pub mod errors;
 pub mod fast;
+pub mod framing;
 pub mod gate;
 pub mod grpc;
 pub mod http;
@@ -17,11 +19,15 @@ pub mod model_config;
 pub mod openapi;
 pub mod operator;
 pub mod path;
+pub mod patience;
 pub mod peer;
 pub mod proto;
 pub mod schema;
 pub mod state;
 pub mod status;
+pub mod stream;
+pub mod tls;
+pub mod tls_probe;
 
 #[cfg(test)]
 mod fixture;

@@ -104,11 +104,14 @@ enum Fate {
     Gone,
 }
 
+/// What an executor runs: until when, for whom, how long, which requests.
+type Running = (Tick, Ticket, Duration, Vec<usize>);
+
 struct World {
     schedule: Schedule<Job>,
     costs: Vec<Cost>,
     configs: Vec<QueueConfig>,
-    executors: Vec<Option<(Tick, Ticket, Duration, Vec<usize>)>>,
+    executors: Vec<Option<Running>>,
     random: Random,
     arrivals: std::collections::BTreeMap<(Tick, usize), Arrival>,
     seen: Vec<(Arrival, Fate)>,

@@ -4,6 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -13,7 +14,10 @@ use super::{
     output::{self, Output},
     settings::Ports,
 };
-use crate::api::address::Address;
+use crate::{
+    api::{address::Address, tls_probe},
+    telemetry::registry::Listener,
+};
 
 /// Ask a running server whether it is ready
 #[derive(clap::Args, Debug)]
@@ -30,6 +34,12 @@ pub struct Args {
     /// Milliseconds to wait for the answer
     #[arg(long, value_name = "MS", default_value_t = 2000)]
     timeout_ms: u64,
+    /// Client certificate to show where the port asks for one, a PEM file
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// The client certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
     /// For people or for machines
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -39,11 +49,20 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.ports.load()?.config;
-    // Both data ports speak both protocols; the operator's port has health as well.
-    let address = [config.http, config.grpc, config.operator]
+    // Both data ports speak both protocols; the operator's port has health as well. One without TLS, where there is one.
+    let [http, grpc, operator] = Listener::ALL;
+    let ports = [(config.http, http), (config.grpc, grpc), (config.operator, operator)];
+    let (address, tls) = ports
         .into_iter()
-        .find(|address| *address != Address::Off)
+        .filter(|(address, _)| *address != Address::Off)
+        .map(|(address, listener)| (address, config.tls.covers(listener)))
+        .min_by_key(|(_, tls)| *tls)
         .ok_or_else(|| Failure::failed("every port is off"))?;
+    let pair = match (&args.client_certificate, &args.client_key) {
+        (Some(certificate), Some(key)) => Some(tls_probe::Pair { certificate, key }),
+        _ => None,
+    };
+    let over = if tls { Over::Tls(pair) } else { Over::Plain };
     let (path, what) = match (&args.model, args.live) {
         (Some(model), _) => {
             (format!("/v2/models/{}/ready", escaped(model)), format!("model {model}"))
@@ -52,7 +71,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         (None, false) => ("/v2/health/ready".to_owned(), "server".to_owned()),
     };
     let timeout = Duration::from_millis(args.timeout_ms.max(1));
-    let status = get(&address, &path, timeout)
+    let status = get(&address, &over, &path, timeout)
         .map_err(|error| Failure::failed(format!("{address} does not answer: {error}")))?;
     let holds = status == 200;
     let word = if args.live { "alive" } else { "ready" };
@@ -71,20 +90,35 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
+/// How the port is spoken to.
+enum Over<'a> {
+    Plain,
+    Tls(Option<tls_probe::Pair<'a>>),
+}
+
+impl Over<'_> {
+    fn exchange(&self, stream: impl Read + Write, path: &str) -> io::Result<u16> {
+        match self {
+            Over::Plain => exchange(stream, path),
+            Over::Tls(pair) => exchange(tls_probe::over(stream, pair.as_ref())?, path),
+        }
+    }
+}
+
 /// The status of `GET path`.
-fn get(address: &Address, path: &str, timeout: Duration) -> io::Result<u16> {
+fn get(address: &Address, over: &Over<'_>, path: &str, timeout: Duration) -> io::Result<u16> {
     match address {
         Address::Tcp(address) => {
             let stream = connect(&reachable(address), timeout)?;
             stream.set_read_timeout(Some(timeout))?;
             stream.set_write_timeout(Some(timeout))?;
-            exchange(stream, path)
+            over.exchange(stream, path)
         }
         Address::Unix(path_of_socket) => {
             let stream = UnixStream::connect(path_of_socket)?;
             stream.set_read_timeout(Some(timeout))?;
             stream.set_write_timeout(Some(timeout))?;
-            exchange(stream, path)
+            over.exchange(stream, path)
         }
         Address::Off => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the port is off")),
     }
@@ -168,7 +202,7 @@ mod tests {
             (b"HTTP", None),
         ] {
             let (address, thread) = server(answer);
-            assert_eq!(get(&address, "/v2/health/ready", wait).ok(), expected);
+            assert_eq!(get(&address, &Over::Plain, "/v2/health/ready", wait).ok(), expected);
             let request = thread.join().expect("no panic");
             assert!(request.starts_with("GET /v2/health/ready HTTP/1.1\r\n"), "{request}");
         }
@@ -178,7 +212,8 @@ mod tests {
     fn a_server_that_says_nothing_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = Address::Tcp(listener.local_addr().expect("bound").to_string());
-        let error = get(&address, "/", Duration::from_millis(50)).expect_err("nobody answers");
+        let error = get(&address, &Over::Plain, "/", Duration::from_millis(50))
+            .expect_err("nobody answers");
         assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
     }
 

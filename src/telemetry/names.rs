@@ -144,6 +144,18 @@ pub const CONNECTIONS: Metric = counter(
 );
 pub const CONNECTIONS_OPEN: Metric =
     gauge("onnxd_connections_open", "connections", LISTENER, "Connections open now.");
+pub const CONNECTIONS_CUT: Metric = counter(
+    "onnxd_connections_cut_total",
+    "connections",
+    &["cause"],
+    "Connections that the server ended: the TLS handshake failed, a head came too slowly, nothing was asked, or answers were not read.",
+);
+pub const CERTIFICATE_EXPIRY: Metric = gauge(
+    "onnxd_tls_certificate_expiry_timestamp_seconds",
+    "seconds",
+    &[],
+    "When the TLS certificate that serves expires, in seconds since the Unix epoch; absent without TLS.",
+);
 pub const LOG_DROPPED: Metric = counter(
     "onnxd_log_lines_dropped_total",
     "lines",
@@ -266,7 +278,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 26] = [
+pub const ALL: [&Metric; 28] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -284,6 +296,8 @@ pub const ALL: [&Metric; 26] = [
     &CALLER_REQUESTS,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
+    &CONNECTIONS_CUT,
+    &CERTIFICATE_EXPIRY,
     &LOG_DROPPED,
     &BUILD_INFO,
     &CPU_SECONDS,

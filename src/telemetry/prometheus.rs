@@ -11,7 +11,7 @@ use super::{
     histogram::Buckets,
     names::{self, Metric},
     process::{self, Process},
-    registry::{self, Listener, ModelRow, Registry},
+    registry::{self, Cut, Listener, ModelRow, Registry},
     stats::{Reading, Shed},
     triton,
 };
@@ -167,6 +167,12 @@ fn server(page: &mut Page, registry: &Registry) {
         let open = registry.connections(listener).open.load(Ordering::Relaxed);
         page.sample(names::CONNECTIONS_OPEN.name, &[("listener", listener.label())], open);
     }
+    page.family(&names::CONNECTIONS_CUT);
+    for cause in Cut::ALL {
+        let count = registry.cut_total(cause);
+        page.sample(names::CONNECTIONS_CUT.name, &[("cause", cause.label())], count);
+    }
+    page.single(&names::CERTIFICATE_EXPIRY, registry.certificate_expiry());
     page.family(&names::LOG_DROPPED);
     page.sample(names::LOG_DROPPED.name, &[], registry.log_dropped_total());
     page.family(&names::BUILD_INFO);
@@ -350,6 +356,7 @@ mod tests {
         counts.ended(None);
         counts.ended(Some(Code::Overloaded));
         Box::leak(Box::new(counts));
+        registry.set_certificate_expiry(2_000_000_000);
         registry
     }
 

@@ -7,12 +7,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, LazyLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::{
     lanes::{Lanes, Number},
@@ -27,7 +28,8 @@ pub fn registry() -> &'static Registry {
 }
 
 /// Which port a connection came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Listener {
     Http,
     Grpc,
@@ -47,6 +49,33 @@ impl Listener {
     }
 }
 
+/// Why the server ended a connection whose peer did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The TLS handshake failed, or took too long.
+    Handshake,
+    /// A request's head did not come, or not whole.
+    SlowHead,
+    /// Nothing was asked for long.
+    Idle,
+    /// Answers were not taken.
+    SlowRead,
+}
+
+impl Cut {
+    pub const ALL: [Cut; 4] = [Cut::Handshake, Cut::SlowHead, Cut::Idle, Cut::SlowRead];
+
+    /// The value of the `cause` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Cut::Handshake => "handshake",
+            Cut::SlowHead => "slow_head",
+            Cut::Idle => "idle",
+            Cut::SlowRead => "slow_read",
+        }
+    }
+}
+
 /// All numbers but those of the process itself. One a process; tests make their own.
 #[derive(Default)]
 pub struct Registry {
@@ -56,6 +85,10 @@ pub struct Registry {
     /// By the name that metrics show; as `versions`.
     callers: Mutex<BTreeMap<String, Weak<CallerCounts>>>,
     connections: [Connections; Listener::ALL.len()],
+    /// By `Cut as usize`.
+    cut: [AtomicU64; Cut::ALL.len()],
+    /// Seconds since the Unix epoch; 0: no certificate.
+    certificate_expiry: AtomicI64,
     /// By `Code as usize`.
     refused: [AtomicU64; Code::ALL.len()],
     log_dropped: AtomicU64,
@@ -166,6 +199,26 @@ impl Registry {
         connections.accepted.fetch_add(1, Ordering::Relaxed);
         connections.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection(connections)
+    }
+
+    /// The server ended a connection.
+    pub fn cut(&self, cause: Cut) {
+        self.cut[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections that the server ended so far for this cause.
+    pub fn cut_total(&self, cause: Cut) -> u64 {
+        self.cut[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// The certificate that serves ends then, in seconds since the Unix epoch.
+    pub fn set_certificate_expiry(&self, seconds: i64) {
+        self.certificate_expiry.store(seconds, Ordering::Relaxed);
+    }
+
+    /// `None` where no certificate serves.
+    pub fn certificate_expiry(&self) -> Option<i64> {
+        Some(self.certificate_expiry.load(Ordering::Relaxed)).filter(|&seconds| seconds != 0)
     }
 
     /// A request failed before it reached a version.

@@ -131,9 +131,8 @@ fn json_of_odd_bytes_and_sizes() {
         ),
         (format!(r#"{{"parameters":{{"{long}":1}},"inputs":[]}}"#), &["999", "256"]),
         (
-            format!(
-                r#"{{"inputs":[{{"name":"a\u000d\u000ab","shape":[1],"datatype":"FP32","data":[1]}}]}}"#
-            ),
+            r#"{"inputs":[{"name":"a\u000d\u000ab","shape":[1],"datatype":"FP32","data":[1]}]}"#
+                .to_owned(),
             &["'a", "'X'"],
         ),
     ];

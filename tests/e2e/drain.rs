@@ -35,6 +35,7 @@ fn ended(socket: &Socket) -> bool {
     let fd = match socket {
         Socket::Tcp(stream) => stream.as_raw_fd(),
         Socket::Unix(stream) => stream.as_raw_fd(),
+        Socket::Tls(stream) => stream.sock.as_raw_fd(),
     };
     let mut byte = 0u8;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;

@@ -80,6 +80,19 @@ impl Grpc {
         Grpc { key: key.to_owned(), ..self }
     }
 
+    /// The same over TLS, offering h2.
+    pub fn connect_tls(address: &str, client: &super::tls::Client) -> Grpc {
+        let connector = tokio_rustls::TlsConnector::from(client.config(b"h2"));
+        let sender = runtime().block_on(async move {
+            let io = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+            let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+            let io = connector.connect(name, io).await.expect("a handshake");
+            assert_eq!(io.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            spoken(TokioIo::new(io)).await
+        });
+        Grpc { sender }
+    }
+
     /// Begins a call; dropping or aborting the handle resets its stream.
     pub fn start(&self, method: &str, timeout: &str, message: &[u8]) -> JoinHandle<Called> {
         let mut request = Request::post(format!("http://test{SERVICE}{method}"))

@@ -56,11 +56,20 @@ impl Http {
     }
 
     pub fn try_connect(address: &str) -> io::Result<Http> {
-        Ok(Http { socket: Socket::connect(address)?, buffer: Vec::new() })
+        Ok(Http::over(Socket::connect(address)?))
+    }
+
+    pub fn over(socket: Socket) -> Http {
+        Http { socket, buffer: Vec::new() }
+    }
+
+    pub fn try_send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.socket.write_all(request)?;
+        self.socket.flush()
     }
 
     pub fn send(&mut self, request: &[u8]) {
-        self.socket.write_all(request).expect("the request goes out");
+        self.try_send(request).expect("the request goes out");
     }
 
     /// The next answer; `None` where the connection ended before its first byte. An answer cut short is an error.

@@ -7,4 +7,5 @@ pub mod frames;
 pub mod grpc;
 pub mod http;
 pub mod server;
+pub mod tls;
 pub mod watch;

@@ -21,6 +21,7 @@ pub const STOP: Duration = Duration::from_secs(40);
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
 }
 
 impl Socket {
@@ -44,6 +45,7 @@ impl Read for Socket {
         match self {
             Socket::Tcp(stream) => stream.read(buffer),
             Socket::Unix(stream) => stream.read(buffer),
+            Socket::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -53,10 +55,14 @@ impl Write for Socket {
         match self {
             Socket::Tcp(stream) => stream.write(bytes),
             Socket::Unix(stream) => stream.write(bytes),
+            Socket::Tls(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
+        if let Socket::Tls(stream) = self {
+            return stream.flush();
+        }
         Ok(())
     }
 }
@@ -139,10 +145,8 @@ impl Server {
     }
 
     fn ready(&self) -> bool {
-        let ask = || -> std::io::Result<bool> {
-            let address =
-                [&self.http, &self.grpc, &self.operator].into_iter().find(|a| *a != "off");
-            let mut peer = Socket::connect(address.expect("a port that is open"))?;
+        let ask = |address: &String| -> std::io::Result<bool> {
+            let mut peer = Socket::connect(address)?;
             write!(
                 peer,
                 "GET /v2/health/ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
@@ -151,7 +155,9 @@ impl Server {
             peer.read_to_end(&mut answer)?;
             Ok(answer.starts_with(b"HTTP/1.1 200"))
         };
-        ask().unwrap_or(false)
+        // Any of them: some may speak TLS only.
+        let ports = [&self.operator, &self.http, &self.grpc];
+        ports.into_iter().filter(|a| *a != "off").any(|address| ask(address).unwrap_or(false))
     }
 
     /// Everything it wrote to standard error so far.

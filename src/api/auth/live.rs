@@ -177,7 +177,7 @@ mod tests {
             format!("- name: a\n  roles: {secret}\n"),
             format!("- name: a\n  max_requests: {secret}\n"),
             format!("- {secret}\n"),
-            format!("{secret}"),
+            secret.to_string(),
             format!("- name: a\n  keys: {secret}: {secret}\n"),
             format!("- name: a\n  name: {secret}\n"),
         ] {
