@@ -1,28 +1,33 @@
-# The server with ONNX Runtime, built by the repository's own scripts. Models are mounted at /models:
+# The server with ONNX Runtime on a base without a shell. Models are mounted at /models:
 #
 #   docker build -t onnxd .
-#   docker run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" onnxd
+#   docker run --rm --read-only -p 8000:8000 -p 8001:8001 -p 127.0.0.1:8002:8002 -v "$PWD/models:/models:ro" onnxd
+#
+# Where there is no way to a registry, --build-arg PYTHON=…, RUST=… and BASE=… name images that are at hand. The base needs
+# glibc, libgcc and libstdc++, no more.
+ARG PYTHON=python:3.12-slim-bookworm
+ARG RUST=rust:1.95-slim-bookworm
+ARG BASE=gcr.io/distroless/cc-debian12:nonroot
 
-FROM rust:1.95-slim-bookworm AS build
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-pip \
-    && rm -rf /var/lib/apt/lists/*
+# The library has a stage of its own: it changes rarely, and pip is needed for nothing else.
+FROM ${PYTHON} AS onnxruntime
+COPY scripts/fetch-onnxruntime.sh /
+RUN /fetch-onnxruntime.sh /onnxruntime
+
+FROM ${RUST} AS build
 # The pinned toolchain as the image has it, without the parts that only developers need.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
-# The library first: it changes rarely, and its layer is then kept.
-COPY scripts/fetch-onnxruntime.sh scripts/
-RUN scripts/fetch-onnxruntime.sh target/onnxruntime
 COPY . .
 RUN cargo build --profile dist --locked --bin onnxd
 
-FROM debian:bookworm-slim
+FROM ${BASE}
 LABEL org.opencontainers.image.title="onnxd" \
       org.opencontainers.image.description="A model inference server for ONNX models" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The server looks for the library in ../lib beside its own directory.
 COPY --from=build /src/target/dist/onnxd /usr/local/bin/onnxd
-COPY --from=build /src/target/onnxruntime/lib/ /usr/local/lib/
+# The server looks for the library in ../lib beside its own directory.
+COPY --from=onnxruntime /onnxruntime/lib/ /usr/local/lib/
 COPY LICENSE NOTICE /usr/local/share/doc/onnxd/
 # In a container every address is the outside: what may reach the ports is for the container's network to say.
 ENV ONNXD_MODELS=/models \
@@ -31,6 +36,6 @@ ENV ONNXD_MODELS=/models \
     ONNXD_OPERATOR=0.0.0.0:8002
 EXPOSE 8000 8001 8002
 USER 65532:65532
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["onnxd", "health"]
-ENTRYPOINT ["onnxd"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["/usr/local/bin/onnxd", "health"]
+ENTRYPOINT ["/usr/local/bin/onnxd"]
 CMD ["serve"]

@@ -126,8 +126,8 @@ pub struct Finding {
     pub model: String,
     /// `None`: the model as a whole.
     pub version: Option<u64>,
-    /// Why it would not serve; `None`: it would.
-    pub problem: Option<String>,
+    /// The runtime that would serve it, or why it would not serve.
+    pub outcome: Result<String, String>,
 }
 
 /// Opens every version that a server with this configuration would load, and closes it again.
@@ -138,7 +138,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
     let finding = |checked: Checked| Finding {
         model: checked.model.to_string(),
         version: checked.version,
-        problem: checked.outcome.err(),
+        outcome: checked.outcome,
     };
     Ok(verdict.versions.into_iter().map(finding).collect())
 }

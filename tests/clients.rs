@@ -73,6 +73,11 @@ fn operators() {
     }
 }
 
+#[test]
+fn openapi() {
+    run("test_openapi.py", &EXAMPLES, &[]);
+}
+
 /// One server over the test models and those named, one Python file against it, one clean end.
 fn run(file: &str, examples: &[&str], real: &[&str]) {
     let _alone = one_at_a_time();
@@ -97,6 +102,7 @@ fn run(file: &str, examples: &[&str], real: &[&str]) {
         .arg(clients().join(file))
         .env("CLIENTS_HTTP", &server.http)
         .env("CLIENTS_GRPC", &server.grpc)
+        .env("CLIENTS_OPERATOR", &server.operator)
         .env("CLIENTS_REPOSITORY", &repository)
         .output()
         .expect("pytest starts");

@@ -1,9 +1,11 @@
 //! Documents that repeat what the code says are held to it.
 
 use onnxd::{
+    config::Config,
     repository::options::{Defaults, ModelOptions},
     types::error::Code,
 };
+use serde_json::Value;
 
 /// The first block of docs/model-yaml.md has every key with its default, and each key has a row.
 #[test]
@@ -63,3 +65,39 @@ const GRPC: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+
+/// Every option that is a limit has a row in docs/limits.md with its default, and each row an option. The limits that are
+/// fixed are held to theirs in `wire/check.rs`.
+#[test]
+fn limits_are_documented_whole() {
+    let document = include_str!("../docs/limits.md");
+    let words =
+        ["max_", "limit", "timeout", "deadline", "delay", "_bytes", "_ms", "_us", "_seconds"];
+    let options = options("", &serde_json::to_value(Config::default()).expect("a value"));
+    let is_limit = |key: &str| words.iter().any(|word| key.contains(word));
+    let limits: Vec<_> = options.iter().filter(|(key, _)| is_limit(key)).collect();
+    assert!(limits.len() > 10);
+    for (key, default) in limits {
+        let row = format!("\n| `{key}` | {default} | ");
+        assert!(document.contains(&row), "docs/limits.md has no row that begins with {row}");
+    }
+    for row in document.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let key = row.split('`').next().unwrap_or(row);
+        assert!(options.iter().any(|(known, _)| known == key), "{key} is no option");
+    }
+}
+
+/// Every number and word of a configuration with its dotted key.
+fn options(prefix: &str, value: &Value) -> Vec<(String, String)> {
+    let Value::Object(map) = value else { return Vec::new() };
+    let mut found = Vec::new();
+    for (key, value) in map {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Number(number) => found.push((key, number.to_string())),
+            Value::String(word) => found.push((key, word.clone())),
+            other => found.extend(options(&format!("{key}."), other)),
+        }
+    }
+    found
+}

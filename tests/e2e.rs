@@ -12,6 +12,8 @@ mod bad_input;
 mod bounds;
 #[path = "e2e/broken.rs"]
 mod broken;
+#[path = "e2e/command_line.rs"]
+mod command_line;
 #[path = "e2e/deadlines.rs"]
 mod deadlines;
 #[path = "e2e/drain.rs"]

@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 
 use super::{
     answers,
+    auth::roles::Port,
     errors::{Failure, http_response, not_here},
     grpc,
     openapi::{MODEL, Routes, VERSION, of_model, with_document},
@@ -47,14 +48,14 @@ pub fn router(api: Arc<Api>) -> Router {
             .routes(routes!(alive))
             .routes(routes!(server_metadata))
             .route(&format!("{}{{*method}}", grpc::PREFIX), methods),
-        "onnxd",
+        Port::Data,
         api,
     )
 }
 
 /// Gives routes their document and their state, and JSON to what axum would answer in plain text.
-pub fn finish(routes: Routes, title: &str, api: Arc<Api>) -> Router {
-    with_document(routes, title)
+pub fn finish(routes: Routes, port: Port, api: Arc<Api>) -> Router {
+    with_document(routes, port)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)
@@ -230,13 +231,13 @@ async fn model_ready(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     }
 }
 
-/// Answers an inference request, sent as JSON or with binary tensors. The fast lane takes these before they come here;
-/// here the route gives wrong verbs their answer, and the document its entry.
+// The fast lane takes these before they come here; here the route gives wrong verbs their answer, and the document its entry.
+/// Answer an inference request, sent as JSON or with binary tensors
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
     params(
-        ("Inference-Header-Content-Length" = Option<u64>, Header,
+        ("Inference-Header-Content-Length" = Option<u64>, Header, nullable = false, format = "uint64",
             description = "Bytes of JSON at the head of a body with binary tensors"),
-        ("X-Request-Timeout-Ms" = Option<u64>, Header,
+        ("X-Request-Timeout-Ms" = Option<u64>, Header, nullable = false, format = "uint64",
             description = "Milliseconds after which the answer is worth nothing"),
     ),
     request_body(content(
@@ -306,9 +307,10 @@ async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>)
     let asked = if body.trim_ascii().is_empty() {
         IndexRequest::default()
     } else {
-        serde_json::from_slice(&body).map_err(|error| {
+        let read = serde_json::from_slice::<Option<IndexRequest>>(&body).map_err(|error| {
             Error::invalid(format!("the body is not as in {{\"ready\": true}}: {error}"))
-        })?
+        })?;
+        read.unwrap_or_default()
     };
     let index = answers::repository_index(&api.table.load(), asked.ready);
     Ok(reply(StatusCode::OK, &index.models))

@@ -13,14 +13,21 @@ use axum::{
 use utoipa::{
     PartialSchema,
     openapi::{
-        Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Paths, RefOr,
+        Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, RefOr,
+        Required,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::Config;
 
-use super::{errors::Failure, schema::ErrorBody, state::Api};
+use super::{
+    auth::roles::{Access, Port, asked},
+    errors::Failure,
+    schema::{ErrorBody, errors},
+    state::Api,
+};
 use crate::types::error::{Code, Error};
 
 /// A router whose documented routes are in its document as well.
@@ -35,9 +42,7 @@ pub fn of_model(routes: Routes, (schemas, paths, methods): UtoipaMethodRouter<Ar
     let mut versioned = Paths::new();
     for (path, item) in &paths.paths {
         let mut item = item.clone();
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
-            name_version(operation);
-        }
+        operations(&mut item).for_each(name_version);
         versioned.paths.insert(path.replacen(MODEL, VERSION, 1), item);
     }
     routes.routes((schemas.clone(), paths, methods.clone())).routes((schemas, versioned, methods))
@@ -54,10 +59,10 @@ fn name_version(operation: &mut Operation) {
 }
 
 /// Splits a port's routes into the router, which serves the document and its page too, and nothing else.
-pub fn with_document(routes: Routes, title: &str) -> Router<Arc<Api>> {
+pub fn with_document(routes: Routes, port: Port) -> Router<Arc<Api>> {
     let (router, document) = routes.split_for_parts();
     // A document that cannot be written would be a bug of this build: its test reads it.
-    let json = serde_json::to_vec(&complete(document, title)).unwrap_or_default();
+    let json = serde_json::to_vec(&complete(document, port)).unwrap_or_default();
     let json = Bytes::from(json);
     let document = get(async move || ([(header::CONTENT_TYPE, "application/json")], json.clone()));
     let config = Arc::new(page_config());
@@ -70,8 +75,13 @@ pub fn with_document(routes: Routes, title: &str) -> Router<Arc<Api>> {
         .route("/docs/{*file}", get(async move |Path(file): Path<String>| page_file(&file, config)))
 }
 
-/// What no annotation says: the title, the errors' schema, and the parameters that a path's template names.
-fn complete(collected: OpenApi, title: &str) -> OpenApi {
+/// What no annotation says: the title, the errors' schema, the parameters that a path's template names, and what the gate
+/// takes of the caller.
+fn complete(collected: OpenApi, port: Port) -> OpenApi {
+    let title = match port {
+        Port::Data => "onnxd",
+        Port::Operator => "onnxd, the operator's port",
+    };
     let info = InfoBuilder::new()
         .title(title)
         .version(env!("CARGO_PKG_VERSION"))
@@ -89,10 +99,57 @@ fn complete(collected: OpenApi, title: &str) -> OpenApi {
         let parameters: Vec<RefOr<Parameter>> =
             template(path).map(|name| RefOr::T(path_parameter(name))).collect();
         item.parameters = (!parameters.is_empty()).then_some(parameters);
+        describe_answers(item);
+        for (method, operation) in [("GET", &mut item.get), ("POST", &mut item.post)] {
+            if let Some(operation) = operation {
+                guard(operation, asked(port, method, path).access);
+            }
+        }
     }
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert("ErrorBody".into(), ErrorBody::schema());
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A caller's key, once callers are configured"));
+    components.add_security_scheme(KEY, SecurityScheme::Http(key.build()));
     document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post].into_iter().flatten()
+}
+
+/// An answer that its annotation does not describe is what the operation is there for.
+fn describe_answers(item: &mut PathItem) {
+    for operation in operations(item) {
+        let summary = operation.summary.clone().unwrap_or_default();
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response
+                && response.description.is_empty()
+            {
+                response.description.clone_from(&summary);
+            }
+        }
+    }
+}
+
+/// The name of the way to authenticate.
+const KEY: &str = "key";
+
+/// Says what a route takes of its caller, and what it answers to others; by default, no callers are configured.
+fn guard(operation: &mut Operation, access: Access) {
+    let takes = match access {
+        Access::Open => return,
+        Access::Known => "Once callers are configured: for any of them.".to_owned(),
+        Access::Role(role) => {
+            format!("Once callers are configured: for those with the role `{}`.", role.name())
+        }
+    };
+    operation.description = Some(takes);
+    let none = SecurityRequirement::default();
+    operation.security = Some(vec![none, SecurityRequirement::new(KEY, [""; 0])]);
+    let refused = errors(&[Code::Unauthenticated, Code::PermissionDenied, Code::Overloaded]);
+    operation.responses.responses.extend(refused);
 }
 
 /// The names in braces of a path's template.
@@ -109,6 +166,7 @@ fn path_parameter(name: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Path)
+        .required(Required::True)
         .description(Some(description))
         .schema(Some(String::schema()))
         .example(Some(example.into()))

@@ -134,6 +134,23 @@ async fn identifiers_are_unique_and_references_resolve() {
     }
 }
 
+/// What the gate takes stands where it takes it, and nowhere else.
+#[tokio::test]
+async fn the_gates_answers_are_listed() {
+    for (port, router) in [Port::Data, Port::Operator].into_iter().zip(ports()) {
+        let document = document(&router).await;
+        for (path, method, operation) in operations(&document) {
+            let open = asked(port, &method.to_uppercase(), path).access == Access::Open;
+            for status in ["401", "403"] {
+                assert_eq!(operation["responses"][status].is_object(), !open, "{method} {path}");
+            }
+            assert_eq!(operation["security"].is_array(), !open, "{method} {path}");
+        }
+        let health = &document["paths"]["/v2/health/ready"]["get"];
+        assert!(health["security"].is_null() && health["responses"]["401"].is_null());
+    }
+}
+
 /// The document says of an error what the table says.
 #[tokio::test]
 async fn statuses_and_conditions_are_the_tables() {

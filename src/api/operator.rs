@@ -8,15 +8,15 @@ use axum::{
     extract::State,
     http::{Response, StatusCode, header},
     response::IntoResponse,
-    routing::get,
 };
-use utoipa_axum::routes;
+use utoipa_axum::{router::UtoipaMethodRouterExt, routes};
 
 use super::{
     answers,
+    auth::roles::Port,
     http::{Outcome, Target, finish, health, reply, repository},
     openapi::Routes,
-    schema::{LocalErrors, ModelErrors},
+    schema::ModelErrors,
     state::Api,
 };
 
@@ -40,9 +40,6 @@ GET  /openapi.json                       these routes as an OpenAPI document; GE
 /// ports. Who may call what is the gate's affair.
 pub fn router(api: &Api, metrics: Metrics) -> Router {
     let api = Arc::new(Api { control: true, ..api.clone() });
-    let page = async |Extension(metrics): Extension<Metrics>| {
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics())
-    };
     finish(
         Routes::new()
             .merge(health())
@@ -50,23 +47,37 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
             .routes(routes!(models))
             .routes(routes!(explain))
             .routes(routes!(explain_version))
-            .route("/", get(async || ROOT))
-            .route("/metrics", get(page).layer(Extension(metrics))),
-        "onnxd, the operator's port",
+            .routes(routes!(root))
+            .routes(routes!(page).layer(Extension(metrics))),
+        Port::Operator,
         api,
     )
 }
 
+/// What is where on this port
+#[utoipa::path(get, path = "/", tag = "server",
+    responses((status = 200, body = String, content_type = "text/plain")))]
+async fn root() -> &'static str {
+    ROOT
+}
+
+/// Every metric, for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "metrics",
+    responses((status = 200, body = String, content_type = "text/plain")))]
+async fn page(Extension(metrics): Extension<Metrics>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics())
+}
+
 /// Every model with its versions and their states. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/models", tag = "models",
-    responses((status = 200, body = [Value]), LocalErrors))]
+    responses((status = 200, body = [Value])))]
 async fn models(State(api): State<Arc<Api>>) -> Response<Body> {
     reply(StatusCode::OK, &answers::models(&api.table.load()))
 }
 
 /// What was decided about a model's current version, and why. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/explain/{model}", tag = "models",
-    responses((status = 200, body = Value), LocalErrors, ModelErrors))]
+    responses((status = 200, body = Value), ModelErrors))]
 async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let explanation = answers::explanation(&api.table.load(), &target.model, &target.version)?;
     Ok((StatusCode::OK, axum::Json(explanation)).into_response())
@@ -74,7 +85,7 @@ async fn explain(State(api): State<Arc<Api>>, target: Target) -> Outcome {
 
 /// What was decided about a version, and why. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/explain/{model}/{version}", tag = "models",
-    responses((status = 200, body = Value), LocalErrors, ModelErrors))]
+    responses((status = 200, body = Value), ModelErrors))]
 async fn explain_version(state: State<Arc<Api>>, target: Target) -> Outcome {
     explain(state, target).await
 }

@@ -30,15 +30,6 @@ impl IntoResponses for ModelErrors {
     }
 }
 
-/// What answers nobody but callers on the same machine.
-pub struct LocalErrors;
-
-impl IntoResponses for LocalErrors {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        errors(&[Code::PermissionDenied])
-    }
-}
-
 /// What infer refuses.
 pub struct InferErrors;
 

@@ -69,7 +69,7 @@ pub struct Request {
     /// Requests of equal buckets have equal shapes beyond the batch axis.
     pub bucket: u64,
     pub deadline: Option<Tick>,
-    /// Higher runs earlier.
+    /// 0: as everybody; more runs earlier.
     pub priority: u8,
 }
 
@@ -162,11 +162,7 @@ impl Served {
         let item = Job { served: self.clone(), inputs, replier };
         let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         let mut waiting = Some(waiting);
-        // A longer row than any that was measured may cost anything: an executor finds out.
-        if self.in_turn()
-            && rows <= self.turn_rows
-            && self.cost.covers(rows, bytes, turn::RUN_BOUND)
-        {
+        if self.in_turn() && rows <= self.turn_rows {
             turn::gather(&mut waiting);
         }
         match waiting {
@@ -174,12 +170,6 @@ impl Served {
             Some(waiting) => self.pool.push(waiting, now)?,
         }
         Ok(awaited)
-    }
-
-    /// When one who was refused may come again, as far as that is known.
-    #[cold]
-    pub fn retry_after(&self) -> Duration {
-        self.pool.retry_after(self.id)
     }
 
     /// A run panicked.

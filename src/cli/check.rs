@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let loaded = args.settings.load()?;
     let findings = app::check(&loaded.config).map_err(Failure::failed)?;
-    let failed = findings.iter().filter(|finding| finding.problem.is_some()).count();
+    let failed = findings.iter().filter(|finding| finding.outcome.is_err()).count();
     match args.output {
         Output::Json => output::show(&machine(&loaded, &findings), Output::Json),
         Output::Text => output::say(&person(&loaded, &findings)),
@@ -50,36 +50,46 @@ fn machine(loaded: &Loaded, findings: &[app::Finding]) -> Value {
 
 fn table(findings: &[app::Finding]) -> Vec<Value> {
     let row = |finding: &app::Finding| {
+        let (result, runtime) = match &finding.outcome {
+            Ok(runtime) => ("ok", Some(runtime)),
+            Err(why) => (why.as_str(), None),
+        };
         json!({
             "model": finding.model,
             "version": finding.version,
-            "result": finding.problem.as_deref().unwrap_or("ok"),
+            "result": result,
+            "runtime": runtime,
         })
     };
     findings.iter().map(row).collect()
 }
 
-/// Only what somebody set: the defaults are in config.example.yaml.
+/// What somebody set, and the warnings, and each version; the other options are counted.
 fn person(loaded: &Loaded, findings: &[app::Finding]) -> String {
-    let set: Vec<Value> = loaded
-        .values()
-        .into_iter()
+    let values = loaded.values();
+    let set: Vec<Value> = values
+        .iter()
         .filter(|(key, ..)| loaded.origins.contains_key(key))
         .map(|(key, value, origin)| json!({"option": key, "value": value, "from": origin.to_string()}))
         .collect();
     let mut text = String::new();
-    if set.is_empty() {
-        text.push_str("configuration: every option has its default\n");
-    } else {
+    if !set.is_empty() {
         text.push_str(&output::text(&json!({"configuration": set})));
     }
+    let rest = values.len() - set.len();
+    text.push_str(&format!(
+        "{rest} {} have their defaults (config.example.yaml, or --output json)\n",
+        if set.is_empty() { "options, all of them," } else { "further options" }
+    ));
     for warning in &loaded.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
     if findings.is_empty() {
         text.push_str("models: none\n");
-    } else {
-        text.push_str(&output::text(&json!({"models": table(findings)})));
+        return text;
     }
+    text.push_str(&output::text(&json!({"models": table(findings)})));
+    let good = findings.iter().filter(|finding| finding.outcome.is_ok()).count();
+    text.push_str(&format!("{good} of {} versions would serve\n", findings.len()));
     text
 }

@@ -1,9 +1,12 @@
-//! The command line: one subcommand a file. Exit codes: 0 good, 1 failed, 2 wrong usage, 3 what was asked does not hold.
+//! The command line: one subcommand a file. Exit codes: 0 good, 1 failed, 2 wrong usage, 3 what was asked does not hold,
+//! 4 too little data to say.
 
 pub mod check;
+pub mod completions;
 pub mod explain;
 pub mod health;
 pub mod key;
+pub mod man;
 pub mod output;
 pub mod serve;
 pub mod settings;
@@ -38,7 +41,7 @@ impl Failure {
     name = "onnxd",
     version,
     max_term_width = 100,
-    after_help = "Example:\n  onnxd serve --models models\n\nExit codes: 0 good, 1 failed, 2 wrong usage, 3 what was checked does not hold."
+    after_help = "Examples:\n  onnxd serve --models models\n  onnxd check --config onnxd.yaml\n  onnxd health\n\nExit codes: 0 good, 1 failed, 2 wrong usage, 3 what was checked does not hold,\n4 too little data to say."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -52,26 +55,29 @@ enum Command {
     Explain(explain::Args),
     Health(health::Args),
     Key(key::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    // Those below are hidden until their binaries do something: what is listed works.
     /// Put load on a server and say whether it keeps its objectives (onnxd-loadtest).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Loadtest(sibling::Args),
     /// Join labels to logged predictions (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Labels(sibling::Args),
     /// Measure drift in logged predictions (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Drift(sibling::Args),
     /// Make a data set from logged predictions (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Dataset(sibling::Args),
     /// Train a candidate (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Train(sibling::Args),
     /// Compare a candidate with the version that serves (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Gate(sibling::Args),
     /// Send logged requests to a server again (onnxd-offline).
-    #[command(disable_help_flag = true)]
+    #[command(hide = true, disable_help_flag = true)]
     Replay(sibling::Args),
 }
 
@@ -103,6 +109,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Key(args) => key::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Loadtest(args) => sibling::run("onnxd-loadtest", None, &args),
         Command::Labels(args) => sibling::run("onnxd-offline", Some("labels"), &args),
         Command::Drift(args) => sibling::run("onnxd-offline", Some("drift"), &args),

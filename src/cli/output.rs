@@ -102,7 +102,7 @@ fn is_table(items: &[Value]) -> bool {
 }
 
 /// Columns that identify a row come first, in this order.
-const LEADING: [&str; 4] = ["option", "model", "version", "rows"];
+const LEADING: [&str; 5] = ["option", "value", "model", "version", "rows"];
 
 fn write_table(items: &[Value], pad: &str, out: &mut String) {
     let mut columns: Vec<&String> = Vec::new();

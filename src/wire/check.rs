@@ -150,3 +150,23 @@ pub fn key(key: &str) -> Result<(), Error> {
 pub fn named(name: &Text, of: fmt::Arguments<'_>) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid(format!("{of} has no 'name'"))) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::json_read::MAX_DEPTH;
+
+    #[test]
+    fn the_fixed_limits_are_documented() {
+        let document = include_str!("../../docs/limits.md");
+        for (what, limit) in [
+            ("nesting of a JSON request", MAX_DEPTH as usize),
+            ("inputs, or outputs asked for, of one request", MAX_TENSORS),
+            ("dimensions of a tensor", MAX_RANK),
+            ("parameters of a request or of a tensor", MAX_PARAMETERS),
+            ("bytes of a parameter's name", MAX_KEY),
+        ] {
+            assert!(document.contains(&format!("\n| {what} | {limit} |")), "{what}: {limit}");
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! Many bytes of text at once: which are digits, and the number that a run of digits spells.
 
 #[cfg(not(target_arch = "x86_64"))]
-pub use plain::{last, others};
+use plain as machine;
 #[cfg(target_arch = "x86_64")]
-pub use simd::{last, others};
+use simd as machine;
 
 /// A place in the midst of a text: the 16 bytes before it, and 32 from it on.
 pub type Window = [u8; 48];
@@ -22,6 +22,18 @@ fn part<const N: usize>(window: &Window, at: usize) -> &[u8; N] {
     window[at..at + N].first_chunk().unwrap_or(&[0; N])
 }
 
+/// A bit for each byte from the window's place on that is no digit, the first in the lowest.
+#[inline(always)]
+pub fn others(window: &Window) -> u32 {
+    machine::others(window)
+}
+
+/// The number that `count` digits spell, up to 16 of them, that end at `end` of the window.
+#[inline(always)]
+pub fn last(window: &Window, end: usize, count: usize) -> u64 {
+    machine::last(window, end, count)
+}
+
 /// With SSE2, which every x86-64 has.
 #[cfg(target_arch = "x86_64")]
 mod simd {
@@ -35,7 +47,6 @@ mod simd {
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
     }
 
-    /// A bit for each byte from the window's place on that is no digit, the first in the lowest.
     #[inline(always)]
     pub fn others(window: &Window) -> u32 {
         let (low, high) = (part(window, PLACE), part(window, PLACE + 16));
@@ -54,7 +65,6 @@ mod simd {
         }
     }
 
-    /// The number that `count` digits spell, up to 16 of them, that end at `end` of the window.
     #[inline(always)]
     pub fn last(window: &Window, end: usize, count: usize) -> u64 {
         /// From `count` on, 16 bytes of which the last `count` let digits through.

@@ -90,7 +90,7 @@ impl Grpc {
             assert_eq!(io.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
             spoken(TokioIo::new(io)).await
         });
-        Grpc { sender }
+        Grpc { sender, key: String::new() }
     }
 
     /// Begins a call; dropping or aborting the handle resets its stream.
