@@ -73,7 +73,7 @@ fn schedule(c: &mut Criterion) {
         let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
         let mut taken = Taken::default();
         let cost = Arc::new(CostModel::new());
-        cost.seed(&[(1, Duration::from_micros(100)), (16, Duration::from_micros(400))]);
+        cost.seed(&[(1, Duration::from_micros(100)), (16, Duration::from_micros(400))], 100);
         for id in 0..=busy + idle {
             let config = QueueConfig {
                 limits: limits(),
@@ -112,13 +112,13 @@ fn schedule(c: &mut Criterion) {
 fn cost(c: &mut Criterion) {
     let model = CostModel::new();
     let us = Duration::from_micros;
-    model.seed(&[(1, us(10)), (2, us(12)), (4, us(15)), (8, us(25)), (16, us(40))]);
+    model.seed(&[(1, us(10)), (2, us(12)), (4, us(15)), (8, us(25)), (16, us(40))], 100);
     let mut group = c.benchmark_group("cost");
     group.bench_function("expect", |b| b.iter(|| model.expect(black_box(11))));
     group.bench_function("largest_within", |b| {
         b.iter(|| model.largest_within(black_box(us(33)), 64));
     });
-    group.bench_function("observe", |b| b.iter(|| model.observe(black_box(4), us(15))));
+    group.bench_function("observe", |b| b.iter(|| model.observe(black_box(4), 400, us(15))));
 }
 
 fn signature() -> Signature {

@@ -38,7 +38,7 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
     let (model, label): (Arc<str>, Arc<str>) = (name.into(), "1".into());
     let stats = Arc::new(VersionStats::new(name, &label));
     let cost = CostModel::new();
-    cost.seed(&[(1, Duration::from_micros(1)), (64, Duration::from_micros(4))]);
+    cost.seed(&[(1, Duration::from_micros(1)), (64, Duration::from_micros(4))], 1 << 20);
     let gather = execution != Execution::Single;
     let served = Served::new(ServedParts {
         model: model.clone(),

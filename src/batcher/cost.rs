@@ -17,10 +17,15 @@ const CAUTION: f64 = 2.0;
 const OUTLIER: f64 = 8.0;
 const OUTLIER_NS: f64 = 1e6;
 
+/// Widths of a row by powers of two of its bytes: 0 and 1, 2..3, 4..7, ...; the last holds all wider ones.
+const WIDTHS: usize = 32;
+
 /// Learned run time by rows. Writers race benignly: an update may be lost, never torn.
 #[derive(Debug, Default)]
 pub struct CostModel {
     points: [Point; POINTS],
+    /// Time a row by the bytes of one, as bits of `f64`: what one more element of a dynamic axis costs shows here only.
+    widths: [AtomicU64; WIDTHS],
 }
 
 /// Means over what was observed between two powers of two, as bits of `f64`; zero: nothing yet.
@@ -36,16 +41,18 @@ impl CostModel {
         CostModel::default()
     }
 
-    /// Starts from what the probe measured: (rows, time of a run).
-    pub fn seed(&self, probed: &[(usize, Duration)]) {
+    /// Starts from what the probe measured: (rows, time of a run), with so many bytes a row.
+    pub fn seed(&self, probed: &[(usize, Duration)], row_bytes: usize) {
         for &(rows, took) in probed {
             self.points[index(rows)].set(rows.max(1) as f64, nanos(took), nanos(took) / 8.0);
+            self.observe_width(rows, rows.saturating_mul(row_bytes), nanos(took));
         }
     }
 
-    /// Learns from one run.
-    pub fn observe(&self, rows: usize, took: Duration) {
+    /// Learns from one run over inputs of so many bytes.
+    pub fn observe(&self, rows: usize, bytes: usize, took: Duration) {
         let (at, took) = (index(rows), nanos(took));
+        self.observe_width(rows, bytes, took);
         self.points[at].observe(rows.max(1) as f64, took);
         // Fewer rows do not cost more: where the model says so, it is out of date below.
         for point in &self.points[..at] {
@@ -55,6 +62,32 @@ impl CostModel {
                 point.observe(rows, took);
             }
         }
+    }
+
+    /// Whether rows as wide as these have been seen to take no longer than `limit` each: what `expect` says then holds for
+    /// them. Never of wider ones than any that ran, since rows of another length cost what nobody knows.
+    pub fn covers(&self, rows: usize, bytes: usize, limit: Duration) -> bool {
+        // A row costs no more than a wider one.
+        let wider = self.widths[width(rows, bytes)..].iter();
+        let known = wider.map(|w| f64::from_bits(w.load(Relaxed))).find(|ns| *ns > 0.0);
+        known.is_some_and(|ns| ns <= nanos(limit))
+    }
+
+    /// The most bytes a row may have to be covered.
+    pub fn widest_within(&self, limit: Duration) -> usize {
+        let known = self.widths.iter().map(|w| f64::from_bits(w.load(Relaxed))).enumerate();
+        let short = known.filter(|(_, ns)| *ns > 0.0).take_while(|(_, ns)| *ns <= nanos(limit));
+        short.last().map_or(0, |(at, _)| (2 << at) - 1)
+    }
+
+    fn observe_width(&self, rows: usize, bytes: usize, took: f64) {
+        let (place, row) = (&self.widths[width(rows, bytes)], took / rows.max(1) as f64);
+        let mean = f64::from_bits(place.load(Relaxed));
+        let next = match mean > 0.0 {
+            true => mean + (row.min(mean * OUTLIER + OUTLIER_NS) - mean) * GAIN,
+            false => row,
+        };
+        place.store(next.to_bits(), Relaxed);
     }
 
     /// What a run of `rows` rows takes at most, as a rule: mean and two deviations. `None`: nothing is known yet.
@@ -133,6 +166,11 @@ fn index(rows: usize) -> usize {
     (rows.max(1).ilog2() as usize).min(POINTS - 1)
 }
 
+fn width(rows: usize, bytes: usize) -> usize {
+    let row = if rows > 1 { bytes / rows } else { bytes };
+    (row.max(1).ilog2() as usize).min(WIDTHS - 1)
+}
+
 /// At least one, since zero means unknown.
 fn nanos(took: Duration) -> f64 {
     (took.as_nanos() as f64).max(1.0)
@@ -163,7 +201,7 @@ mod tests {
     #[test]
     fn interpolates_between_what_the_probe_saw() {
         let model = CostModel::new();
-        model.seed(&[(1, us(100)), (2, us(120)), (8, us(240))]);
+        model.seed(&[(1, us(100)), (2, us(120)), (8, us(240))], 4);
         assert_eq!(model.mean(1), Some(us(100)));
         assert_eq!(model.mean(5), Some(us(180)));
         assert_eq!(model.mean(16), Some(us(480)), "proportional past the last point");
@@ -176,24 +214,64 @@ mod tests {
     #[test]
     fn follows_a_change_and_shrugs_off_an_outlier() {
         let model = CostModel::new();
-        model.seed(&[(1, us(1000)), (4, us(2000))]);
-        model.observe(1, Duration::from_secs(5));
+        model.seed(&[(1, us(1000)), (4, us(2000))], 4);
+        model.observe(1, 4, Duration::from_secs(5));
         assert!(model.mean(1).unwrap() < us(2500), "{:?}", model.mean(1));
         for _ in 0..100 {
-            model.observe(4, us(500));
+            model.observe(4, 16, us(500));
         }
         assert!(model.mean(4).unwrap() < us(520));
         assert!(model.mean(1).unwrap() < us(520), "one row costs no more than four");
     }
 
+    #[test]
+    fn a_wider_row_than_any_that_ran_is_not_covered() {
+        let model = CostModel::new();
+        assert!(!model.covers(1, 64, us(5000)), "nothing has run");
+        model.seed(&[(1, us(100)), (8, us(400))], 64);
+        assert!(
+            model.covers(1, 64, us(100))
+                && model.covers(8, 512, us(100))
+                && model.covers(1, 4, us(100))
+        );
+        assert!(!model.covers(1, 64, us(10)), "it takes longer than that");
+        assert!(!model.covers(1, 6400, us(5000)) && !model.covers(8, 51_200, us(5000)));
+        model.observe(1, 6400, us(200_000));
+        assert!(!model.covers(1, 6400, us(5000)) && !model.covers(1, 3000, us(5000)));
+        assert!(model.covers(1, 64, us(5000)), "what is narrow is still short");
+        model.observe(1, 640, us(900));
+        assert!(model.covers(1, 640, us(5000)) && model.covers(1, 500, us(5000)));
+    }
+
     proptest! {
+        /// Whatever ran before: with a cost that grows with the row, what is covered takes no longer than the limit, but
+        /// for the part of a power of two.
+        #[test]
+        fn what_is_covered_is_short(
+            runs in prop::collection::vec((1usize..20_000, 1usize..9), 1..80),
+            asked in prop::collection::vec(1usize..20_000, 1..40),
+            limit in 1u64..5000,
+        ) {
+            let cost = |bytes: usize| us(bytes as u64);
+            let model = CostModel::new();
+            model.seed(&[(1, cost(16))], 16);
+            for (bytes, rows) in runs {
+                model.observe(rows, rows * bytes, cost(bytes) * rows as u32);
+            }
+            for bytes in asked {
+                let covered = model.covers(1, bytes, us(limit));
+                prop_assert!(covered || bytes > model.widest_within(us(limit)));
+                prop_assert!(!covered || cost(bytes) <= us(limit) * 2, "{bytes} within {limit}");
+            }
+        }
+
         #[test]
         fn never_falls_with_rows_and_stays_within_what_was_seen(
             runs in prop::collection::vec((1usize..3000, 1u64..1_000_000), 1..60)
         ) {
             let model = CostModel::new();
             for &(rows, ns) in &runs {
-                model.observe(rows, Duration::from_nanos(ns));
+                model.observe(rows, rows * 4, Duration::from_nanos(ns));
             }
             let mut last = (Duration::ZERO, Duration::ZERO);
             for rows in (1..5000).step_by(7) {
@@ -214,7 +292,7 @@ mod tests {
         ) {
             let model = CostModel::new();
             for (rows, ns) in runs {
-                model.observe(rows, Duration::from_nanos(ns));
+                model.observe(rows, rows * 4, Duration::from_nanos(ns));
             }
             let target = Duration::from_nanos(target);
             let rows = model.largest_within(target, max);

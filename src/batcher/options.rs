@@ -99,6 +99,9 @@ pub struct BatchOptions {
     /// runs of one row or two efficient batches, whichever is longer, by the learned cost; 20 at least. A burst may wait
     /// longer: only a queue that stays above it is cut back to it.
     pub standing_delay_ms: StandingDelay,
+    /// Priority of requests that ask for none (Triton's `default_priority_level`): 1 is the highest, 255 the lowest. 2: one
+    /// level above for what is urgent, all others below for what can wait.
+    pub default_priority: u8,
     /// Executors that the model may hold at once. 0: all of them.
     pub instances: usize,
     /// Milliseconds that a batch should take at most; the learned cost then chooses its size. 0: no target.
@@ -154,6 +157,7 @@ impl Default for BatchOptions {
             max_queue_requests: 1024,
             max_queue_bytes: 256 << 20,
             standing_delay_ms: StandingDelay::Auto,
+            default_priority: 2,
             instances: 0,
             latency_target_ms: 0,
             padding: BTreeMap::new(),

@@ -61,7 +61,7 @@ impl Cost {
     fn model(self) -> Arc<CostModel> {
         let model = CostModel::new();
         let probed: Vec<_> = [1, 2, 4, 8, 16].map(|rows| (rows, self.run(rows))).to_vec();
-        model.seed(&probed);
+        model.seed(&probed, 100);
         Arc::new(model)
     }
 }
@@ -155,8 +155,11 @@ impl World {
     }
 
     fn run(&mut self, end: Duration) {
-        let mut taken = Taken::default();
-        let mut now = Tick(0);
+        self.resume(Tick(0), end, &mut Taken::default());
+    }
+
+    /// Goes on from `now`.
+    fn resume(&mut self, mut now: Tick, end: Duration, taken: &mut Taken<Job>) {
         while now < Tick(0).after(end) {
             for at in 0..self.executors.len() {
                 let Some((_, ticket, took, members)) =
@@ -164,7 +167,11 @@ impl World {
                 else {
                     continue;
                 };
-                self.configs[ticket.id.0 as usize].cost.observe(ticket.rows, took);
+                self.configs[ticket.id.0 as usize].cost.observe(
+                    ticket.rows,
+                    ticket.rows * 100,
+                    took,
+                );
                 self.schedule.finished(ticket, took);
                 for id in members {
                     self.seen[id].1 = Fate::Answered(now);
@@ -176,13 +183,13 @@ impl World {
             }
             while let Some(entry) = self.arrivals.first_entry().filter(|e| e.key().0 <= now) {
                 let arrival = entry.remove();
-                self.push(now, arrival, &mut taken);
+                self.push(now, arrival, taken);
             }
             for at in 0..self.executors.len() {
                 if self.executors[at].is_some() {
                     continue;
                 }
-                if let Next::Run(ticket) = self.schedule.next(now, Lane::Main, &mut taken) {
+                if let Next::Run(ticket) = self.schedule.next(now, Lane::Main, taken) {
                     self.runs += 1;
                     let cost = self.costs[ticket.id.0 as usize].run(ticket.rows);
                     let took = cost.mul_f64(0.9 + 0.2 * self.random.unit());
@@ -419,5 +426,36 @@ fn an_overloaded_model_takes_nothing_from_the_one_beside_it() {
         // A run of the other model that is under way is waited for; the server's reserve does not even that.
         let most = cost.run(rows).max(ms(20)) * 3;
         assert!(waits[waits.len() * 99 / 100] < most, "{:?}", waits.last());
+    });
+}
+
+#[test]
+fn who_comes_again_when_told_is_taken() {
+    everywhere(|cost, rows, executors, seed| {
+        let capacity = capacity(cost, rows, executors);
+        for load in [2.0, 20.0] {
+            let mut world = World::new(&[(cost, config(cost, rows))], executors, seed);
+            let stop = ms(300) + world.random.gap(2.0).min(ms(1_500));
+            world.open(capacity * load, ms(0), stop, one(0));
+            let mut taken = Taken::default();
+            world.run(stop);
+            let now = Tick(0).after(stop);
+            if !world.seen.iter().any(|s| s.1 == Fate::Refused) {
+                continue;
+            }
+            let again = world.schedule.retry_after(QueueId(0)).expect("the cost is known");
+            // All that waits takes no longer; a little more than its part of it is asked for.
+            let (waiting, _, _) = world.schedule.load(QueueId(0)).expect("the queue");
+            let all = waiting as f64 / capacity;
+            let run = cost.run(rows.min(64)).as_secs_f64();
+            assert!(again.as_secs_f64() <= all * 1.3 + run * 2.0, "{again:?} for {waiting}");
+            // Nobody else comes; a run may take a tenth longer than was learned.
+            world.arrivals.clear();
+            let back = now.after(again.mul_f64(1.15) + cost.run(1));
+            world.send(Arrival { at: back, ..one(0) });
+            world.resume(now, back.since(Tick(0)) + ms(1), &mut taken);
+            let (_, fate) = world.seen.last().expect("it came");
+            assert!(!matches!(fate, Fate::Refused), "{load}: told {again:?}, {waiting} waited");
+        }
     });
 }

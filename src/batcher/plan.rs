@@ -120,7 +120,7 @@ mod tests {
             let limits =
                 Limits { max_batch_rows: 1, max_delay, max_requests: 1000, max_bytes: 1 << 20 };
             let cost = CostModel::new();
-            cost.seed(points);
+            cost.seed(points, 4);
             QueueConfig {
                 limits,
                 batch: false,

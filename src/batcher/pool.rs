@@ -154,6 +154,11 @@ impl Pool {
         }
     }
 
+    /// When what waits for this version will have become little enough.
+    pub(super) fn retry_after(&self, id: QueueId) -> Duration {
+        self.inner.lock().schedule.retry_after(id).unwrap_or(UNKNOWN_WAIT)
+    }
+
     /// Frees what a run held, and charges its time.
     pub(super) fn finished(&self, ticket: Ticket, took: Duration) {
         self.inner.lock().schedule.finished(ticket, took);

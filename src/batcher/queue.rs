@@ -27,7 +27,7 @@ pub struct Waiting<T> {
     pub enqueued: Tick,
     /// From this tick on it must not run.
     pub deadline: Option<Tick>,
-    /// Higher runs first; 0 is the default.
+    /// Higher runs first.
     pub priority: u8,
     pub item: T,
 }
@@ -107,6 +107,8 @@ pub struct Ask {
     pub rows: usize,
     /// Rows that a request may have which runs alone; one with more is left (`Poll::TooLarge`).
     pub alone: usize,
+    /// Bytes that a row may have; a request with wider ones is left too.
+    pub width: usize,
     /// How long the run is expected to take: a batch does not wait past its deadlines minus this.
     pub run: Duration,
     /// Whether who waited longest goes first, whatever its priority.
@@ -115,7 +117,14 @@ pub struct Ask {
 
 impl Ask {
     pub fn new(now: Tick, rows: usize) -> Ask {
-        Ask { now, rows, alone: usize::MAX, run: Duration::ZERO, oldest: false }
+        let (alone, width) = (usize::MAX, usize::MAX);
+        Ask { now, rows, alone, width, run: Duration::ZERO, oldest: false }
+    }
+}
+
+impl Ask {
+    fn too_wide<T>(&self, waiting: &Waiting<T>) -> bool {
+        waiting.bytes > self.width.saturating_mul(waiting.rows.max(1))
     }
 }
 
@@ -127,7 +136,7 @@ pub enum Poll {
     },
     /// Something waits for company; ask again then, or after a push.
     WaitUntil(Tick),
-    /// What is next has more rows than `Ask::alone`.
+    /// What is next has more rows than `Ask::alone`, or wider ones than `Ask::width`.
     TooLarge,
     Idle,
     /// Closed and empty.
@@ -282,8 +291,10 @@ impl<T: Abandoned> Queue<T> {
                 Some(head) if head.item.abandoned() => {
                     self.remove(first, Why::Abandoned, &mut taken.gone);
                 }
-                Some(head) if head.rows.max(1) > ask.alone => return Poll::TooLarge,
-                _ => return Poll::Run { rows: self.fill(first, cap, taken) },
+                Some(head) if head.rows.max(1) > ask.alone || ask.too_wide(head) => {
+                    return Poll::TooLarge;
+                }
+                _ => return Poll::Run { rows: self.fill(first, cap, &ask, taken) },
             }
         }
     }
@@ -347,7 +358,7 @@ impl<T: Abandoned> Queue<T> {
 
     /// Moves `first` and more of its bucket into a batch, first come first served within a priority, until the next one
     /// does not fit; the first always does. Returns the rows.
-    fn fill(&mut self, first: u32, cap: usize, taken: &mut Taken<T>) -> usize {
+    fn fill(&mut self, first: u32, cap: usize, ask: &Ask, taken: &mut Taken<T>) -> usize {
         let at = self.lines.bucket_of(first);
         let first = self.lines.unlink(first);
         let mut places = first.as_ref().map_or(0, |waiting| waiting.rows.max(1));
@@ -362,7 +373,7 @@ impl<T: Abandoned> Queue<T> {
                 continue;
             }
             let more = waiting.rows.max(1);
-            if places.saturating_add(more) > cap {
+            if places.saturating_add(more) > cap || ask.too_wide(waiting) {
                 break;
             }
             places = places.saturating_add(more);

@@ -122,7 +122,7 @@ impl Attempt<'_> {
             }
             (error, infer)
         })?;
-        self.served.cost.observe(self.rows, infer);
+        self.served.cost.observe(self.rows, members.iter().map(|m| m.bytes).sum(), infer);
         if stacked.elements > 0 {
             self.served.stats.padded(stacked.elements, stacked.padding);
         }

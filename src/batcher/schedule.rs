@@ -90,7 +90,7 @@ struct Active {
     priority: u8,
     /// It holds as many executors as it may.
     capped: bool,
-    /// What is next has more rows than the reserve takes.
+    /// What is next has more rows, or wider ones, than the reserve takes.
     too_large: bool,
 }
 
@@ -374,11 +374,12 @@ impl<T: Abandoned> Schedule<T> {
         let ask = match lane {
             Lane::Main => {
                 let rows = entry.config.fair_share(cap, entry.queue.rows(), lanes.main);
-                Ask { now, rows, alone: usize::MAX, run, oldest }
+                Ask { run, oldest, ..Ask::new(now, rows) }
             }
             Lane::Reserve { limit } => {
                 let rows = model.largest_within(limit, entry.config.limits.max_batch_rows.max(1));
-                Ask { now, rows: rows.min(cap), alone: rows, run, oldest }
+                let width = model.widest_within(limit);
+                Ask { now, rows: rows.min(cap), alone: rows, width, run, oldest }
             }
         };
         match entry.queue.poll(ask, taken) {

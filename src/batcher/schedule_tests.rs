@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::batcher::{cost::CostModel, options::StandingDelay, queue::Limits};
 
+#[derive(Clone)]
 struct Job {
     id: usize,
 }
@@ -28,7 +29,7 @@ const fn ms(n: u64) -> Duration {
 fn config(cost: Option<Duration>) -> QueueConfig {
     let model = CostModel::new();
     if let Some(cost) = cost {
-        model.seed(&[(1, cost)]);
+        model.seed(&[(1, cost)], 100);
     }
     QueueConfig {
         limits: Limits {
@@ -104,7 +105,7 @@ fn simulate(loads: Vec<Load>, lanes: &[Lane], shared: usize, end: Duration) -> V
     while now.since(Tick(0)) < end {
         for executor in &mut executors {
             if let Some((_, i, ticket, took, members)) = executor.take_if(|run| run.0 <= now) {
-                loads[i].config.cost.observe(ticket.rows, took);
+                loads[i].config.cost.observe(ticket.rows, ticket.rows * 100, took);
                 schedule.finished(ticket, took);
                 seen[i].time += took;
                 arrivals.extend((0..members).map(|_| (now.after(loads[i].think), i)));
@@ -388,7 +389,7 @@ fn an_idle_model_tries_now_and_then_what_its_cost_would_refuse() {
     }
     assert_eq!(tries, 3, "one a second");
     for _ in 0..40 {
-        slow.cost.observe(1, ms(5));
+        slow.cost.observe(1, 100, ms(5));
     }
     let entry = Waiting { deadline: Some(Tick(20_000_000)), ..job(0, Tick(0)) };
     assert!(schedule.push(id, Tick(0), entry, &mut taken.gone).is_ok());
@@ -482,4 +483,22 @@ fn ten_thousand_idle_models_are_not_looked_at() {
     schedule.finished(ticket, ms(1)); // of a queue that is gone: nothing happens
     let refused = schedule.push(QueueId(777), Tick(0), job(0, Tick(0)), &mut taken.gone);
     assert_eq!(refused.err().unwrap().0, Refusal::Closed);
+}
+
+#[test]
+fn the_reserve_leaves_rows_that_are_longer_than_any_that_ran() {
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: Some(ms(5)) });
+    let mut taken = Taken::default();
+    let dynamic = config(Some(ms(1))); // measured with rows of 100 bytes
+    schedule.add(QueueId(0), dynamic.clone());
+    let long = Waiting { bytes: 100_000, ..job(0, Tick(0)) };
+    schedule.push(QueueId(0), Tick(0), long.clone(), &mut taken.gone).ok().unwrap();
+    assert_eq!(schedule.next(Tick(0), RESERVE, &mut taken), Next::Idle);
+    let Next::Run(ticket) = schedule.next(Tick(0), MAIN, &mut taken) else { panic!("idle") };
+    taken.members.clear();
+    schedule.finished(ticket, ms(1));
+    // It turned out to be short: the reserve may have the next.
+    dynamic.cost.observe(1, 100_000, ms(1));
+    schedule.push(QueueId(0), Tick(0), long, &mut taken.gone).ok().unwrap();
+    assert!(matches!(schedule.next(Tick(0), RESERVE, &mut taken), Next::Run(_)));
 }

@@ -69,7 +69,7 @@ pub struct Request {
     /// Requests of equal buckets have equal shapes beyond the batch axis.
     pub bucket: u64,
     pub deadline: Option<Tick>,
-    /// 0: as everybody; more runs earlier.
+    /// Higher runs earlier.
     pub priority: u8,
 }
 
@@ -162,7 +162,11 @@ impl Served {
         let item = Job { served: self.clone(), inputs, replier };
         let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         let mut waiting = Some(waiting);
-        if self.in_turn() && rows <= self.turn_rows {
+        // A longer row than any that was measured may cost anything: an executor finds out.
+        if self.in_turn()
+            && rows <= self.turn_rows
+            && self.cost.covers(rows, bytes, turn::RUN_BOUND)
+        {
             turn::gather(&mut waiting);
         }
         match waiting {
@@ -170,6 +174,12 @@ impl Served {
             Some(waiting) => self.pool.push(waiting, now)?,
         }
         Ok(awaited)
+    }
+
+    /// When one who was refused may come again, as far as that is known.
+    #[cold]
+    pub fn retry_after(&self) -> Duration {
+        self.pool.retry_after(self.id)
     }
 
     /// A run panicked.

@@ -15,7 +15,7 @@ use super::{
 const TURN_BUDGET: Duration = Duration::from_millis(1);
 
 /// One run this long is an overrun: some twenty times what the probe admits to the turn.
-const RUN_BOUND: Duration = Duration::from_millis(2);
+pub const RUN_BOUND: Duration = Duration::from_millis(2);
 
 thread_local! {
     static TURN: RefCell<Option<Turn>> = const { RefCell::new(None) };

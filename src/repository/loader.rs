@@ -174,7 +174,7 @@ impl Loader {
         let replicas = self.replicate(&sessions, &opened, &options.session, first..threads.slots());
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
-            cost.seed(&probe.rows);
+            cost.seed(&probe.rows, probe::row_bytes(opened.session.signature()));
         }
         let label: Arc<str> = job.number.to_string().into();
         let stats = Arc::new(VersionStats::new(&job.model, &label));

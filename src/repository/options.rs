@@ -373,6 +373,7 @@ impl ModelOptions {
             ("max_batch_size", batching.max_batch_size),
             ("max_queue_requests", batching.max_queue_requests),
             ("max_queue_bytes", batching.max_queue_bytes),
+            ("default_priority", usize::from(batching.default_priority)),
         ] {
             if value == 0 {
                 return Err(format!("batching.{key}: expected at least 1, not 0"));

@@ -232,6 +232,13 @@ fn generate(
     signature.inputs.iter().enumerate().map(make).collect()
 }
 
+/// Bytes of one row as the probe makes it up, where the model takes the shortest length: how wide the rows are whose cost
+/// was measured. 0 where nothing can be made up.
+pub fn row_bytes(signature: &Signature) -> usize {
+    let row = generate(signature, &|_| LENGTHS[0], 0..1).unwrap_or_default();
+    row.iter().flatten().map(|input| input.len).sum()
+}
+
 fn dims_of(spec: &TensorSpec, can_batch: bool, length: &dyn Fn(&Dim) -> i64, rows: usize) -> Dims {
     let rows = i64::try_from(rows).unwrap_or(i64::MAX);
     let Some(dims) = &spec.dims else { return Dims::from_slice(&[1]) };

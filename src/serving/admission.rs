@@ -95,19 +95,23 @@ pub fn deadline(
     Ok(wait.map(|wait| received.after(wait)))
 }
 
-/// The protocol's `priority` parameter: 0 where none is given; 1 is the highest of those given, as in Triton. `cap`: the
-/// highest that the caller may have, in the same numbers, and what it gets where it asks for none; 0: no cap.
-pub fn priority(request: &InferRequest, cap: u8) -> u8 {
+/// The request's priority among those that wait: higher runs earlier. From the protocol's `priority` parameter, where 1 is
+/// the highest and 0 means none given, as in Triton; who gives none gets the caller's (`cap`; 0: it has none) or the
+/// model's default. Nobody gets a higher one than the caller's.
+pub fn priority(request: &InferRequest, default: u8, cap: u8) -> Result<u8, Error> {
     let asked = match parameter(request, "priority") {
-        Some(Parameter::Uint64(p)) => u8::try_from(*p).unwrap_or(255),
-        Some(Parameter::Int64(p)) if *p > 0 => u8::try_from(*p).unwrap_or(255),
-        _ => 0,
+        None => 0,
+        Some(Parameter::Uint64(level)) => *level,
+        Some(Parameter::Int64(level)) if *level >= 0 => level.unsigned_abs(),
+        Some(_) => {
+            return Err(Error::invalid("parameter 'priority' is not a whole number from 0 on"));
+        }
     };
-    // The later of both; 0 is none, for each of them.
-    match asked.max(cap) {
-        0 => 0,
-        level => 255 - level,
-    }
+    let level = match (u8::try_from(asked).unwrap_or(u8::MAX), cap) {
+        (0, 0) => default,
+        (asked, cap) => asked.max(cap),
+    };
+    Ok(u8::MAX - level)
 }
 
 fn parameter<'a>(request: &'a InferRequest, name: &str) -> Option<&'a Parameter> {
@@ -144,16 +148,22 @@ mod tests {
     fn a_caller_caps_its_priority() {
         let asked = |value: Option<Parameter>, cap| {
             let parameters = value.map(|value| ("priority".into(), value)).into_iter().collect();
-            priority(&InferRequest { parameters, ..InferRequest::default() }, cap)
+            priority(&InferRequest { parameters, ..InferRequest::default() }, 2, cap)
         };
-        assert_eq!(asked(None, 0), 0);
-        assert_eq!(asked(Some(Parameter::Uint64(1)), 0), 254);
-        assert_eq!(asked(Some(Parameter::Int64(-1)), 0), 0);
-        // What it gets without asking, and at most.
-        assert_eq!(asked(None, 3), 252);
-        assert_eq!(asked(Some(Parameter::Uint64(1)), 3), 252);
-        assert_eq!(asked(Some(Parameter::Uint64(7)), 3), 248);
-        assert_eq!(asked(Some(Parameter::Uint64(u64::MAX)), 3), 0);
+        let uint = |level| Some(Parameter::Uint64(level));
+        assert_eq!(asked(None, 0), Ok(253), "the default");
+        assert_eq!(asked(uint(0), 0), Ok(253), "0 is none");
+        assert_eq!(asked(uint(1), 0), Ok(254), "1 is the highest");
+        assert_eq!(asked(Some(Parameter::Int64(3)), 0), Ok(252));
+        // What a caller gets without asking, and at most.
+        assert_eq!(asked(None, 3), Ok(252));
+        assert_eq!(asked(None, 1), Ok(254));
+        assert_eq!(asked(uint(1), 3), Ok(252));
+        assert_eq!(asked(uint(7), 3), Ok(248));
+        assert_eq!(asked(uint(u64::MAX), 3), Ok(0));
+        for wrong in [Parameter::Int64(-1), Parameter::String("1".into()), Parameter::Double(1.0)] {
+            assert!(asked(Some(wrong), 0).is_err());
+        }
     }
 
     #[test]

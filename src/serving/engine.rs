@@ -112,7 +112,9 @@ impl Engine {
         let default = version.default_timeout;
         let deadline =
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
-        let priority = admission::priority(&request, caller.map_or(0, |caller| caller.priority));
+        let cap = caller.map_or(0, |caller| caller.priority);
+        let usual = version.served.options.default_priority;
+        let priority = admission::priority(&request, usual, cap)?;
         let id = request.id.clone();
         let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
         let Bound { inputs, rows, bytes, bucket, wanted } = bound;
@@ -131,7 +133,7 @@ impl Engine {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             let full =
                 format!("{} requests are under way, as many as are taken", self.max_requests);
-            return Err(Error::overloaded(full, Duration::from_secs(1)));
+            return Err(Error::overloaded(full, version.served.retry_after()));
         }
         version.stats.started();
         Ok(Passage { engine: self, version, received, finished: false })

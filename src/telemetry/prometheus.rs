@@ -345,6 +345,7 @@ mod tests {
         }
         stats.started();
         stats.failed(Code::Overloaded, Duration::ZERO);
+        stats.shed(Shed::Standing);
         std::mem::drop(stats);
         Box::leak(Box::new(series));
         registry.set_model_state("a", "1", "ready");
