@@ -24,6 +24,8 @@ mod leaving;
 mod metrics;
 #[path = "e2e/no_library.rs"]
 mod no_library;
+#[path = "e2e/observe.rs"]
+mod observe;
 #[path = "e2e/padding.rs"]
 mod padding;
 #[path = "e2e/quiet.rs"]

@@ -155,8 +155,6 @@ fn served(
             reason: String::new(),
         },
         options: BatchOptions::default(),
-        device: None,
-        threads: 1,
         padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),

@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod http;
 pub mod listen;
 pub mod model_config;
+pub mod observe;
 pub mod openapi;
 pub mod operator;
 pub mod path;

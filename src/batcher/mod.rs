@@ -3,7 +3,6 @@
 pub mod assemble;
 pub mod budget;
 pub mod cost;
-pub mod device;
 pub mod entry;
 pub mod executor;
 mod lines;

@@ -12,7 +12,6 @@ use smallvec::SmallVec;
 
 use super::{
     cost::CostModel,
-    device::DeviceLane,
     mode::{Choice, Execution},
     options::BatchOptions,
     padding::Padding,
@@ -97,17 +96,12 @@ pub struct ServedParts {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub choice: Choice,
-    /// Threads of one run.
-    pub threads: usize,
     pub options: BatchOptions,
     /// How requests of several lengths share a run, where they may.
     pub padding: Option<Padding>,
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
-    /// The CPU's executors.
     pub pool: Arc<Pool>,
-    /// Those of the device that does the work, in place of the CPU's.
-    pub device: Option<Arc<DeviceLane>>,
     pub on_panic: Option<OnPanic>,
 }
 
@@ -127,8 +121,6 @@ pub struct Served {
     /// Requests of one bucket may share a run.
     pub gather: bool,
     pool: Arc<Pool>,
-    /// The device's executors live as long as somebody needs them.
-    _device: Option<Arc<DeviceLane>>,
     on_panic: Option<OnPanic>,
     turn: AtomicBool,
     overruns: AtomicU32,
@@ -138,9 +130,8 @@ impl Served {
     /// Registers the version with the executors; dropping the last `Arc` takes it out.
     pub fn new(parts: ServedParts) -> Arc<Served> {
         let Choice { execution, gather, turn_rows, .. } = parts.choice;
-        let pool = parts.device.as_ref().map_or(parts.pool, |lane| lane.pool.clone());
         Arc::new(Served {
-            id: pool.register(&parts.options, &parts.choice, parts.threads, &parts.cost),
+            id: parts.pool.register(&parts.options, &parts.choice, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,
@@ -151,8 +142,7 @@ impl Served {
             stats: parts.stats,
             turn_rows,
             gather,
-            pool,
-            _device: parts.device,
+            pool: parts.pool,
             on_panic: parts.on_panic,
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),

@@ -23,7 +23,7 @@ use crate::{
         served::Request,
     },
     repository::table::{SharedTable, Version},
-    telemetry::{clock::now, registry::registry, stats::Spans},
+    telemetry::{clock::now, registry::registry, request, stats::Spans},
     types::{
         error::{Code, Error},
         request::{InferRequest, InferResponse, OutputTensor},
@@ -91,6 +91,10 @@ impl Engine {
         }
         let version = self.table.load().resolve(&request.model, &request.version);
         let version = version.inspect_err(refused)?;
+        request::note(|known| {
+            known.model = Some(version.model.clone());
+            known.version = Some(version.label.clone());
+        });
         let mut passage = self.admit(version, received).inspect_err(refused)?;
         match self.submit(&passage.version, request, received, timeout, caller) {
             Ok(submitted) => Ok(Pending { passage, submitted }),
@@ -220,9 +224,14 @@ impl Passage<'_> {
         match outcome {
             Ok((rows, spent)) => {
                 let Spent { queue, input, infer, output } = spent;
-                self.version.stats.answered(rows, Spans { total, queue, input, infer, output });
+                let spans = Spans { total, queue, input, infer, output };
+                self.version.stats.answered(rows, spans);
+                request::note(|known| known.answered(rows, spans));
             }
-            Err(error) => self.version.stats.failed(error.code, total),
+            Err(error) => {
+                self.version.stats.failed(error.code, total);
+                request::note(|known| known.code = Some(error.code));
+            }
         }
     }
 }
