@@ -252,7 +252,11 @@ impl Server {
             ready: manager.ready.clone(),
             draining: draining.clone(),
             control: config.control,
-            max_request_bytes: config.max_request_bytes,
+            limits: BodyLimits {
+                max_bytes: config.max_request_bytes,
+                timeout: Duration::from_millis(config.body_timeout_ms),
+            },
+            budget: engine.budget.clone(),
         };
         let observer = observer(config)?;
         let watched = observer.as_ref();
@@ -388,10 +392,7 @@ impl Ports<'_> {
         let front = Arc::new(Front {
             engine: self.engine.clone(),
             router: http::router(Arc::new(self.api.clone())),
-            limits: BodyLimits {
-                max_bytes: self.config.max_request_bytes,
-                timeout: Duration::from_millis(self.config.body_timeout_ms),
-            },
+            limits: self.api.limits,
             gate: Gate::new(self.auth.clone(), Port::Data),
         });
         let (options, listener) = (self.options(), self.listener.clone());

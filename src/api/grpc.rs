@@ -38,7 +38,7 @@ pub struct Service(GrpcInferenceServiceServer<Handlers>);
 
 impl Service {
     pub fn new(api: Arc<Api>) -> Service {
-        let limit = api.max_request_bytes;
+        let limit = api.limits.max_bytes;
         Service(
             GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
                 .max_decoding_message_size(limit)

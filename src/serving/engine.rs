@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    admission::{self, Budget},
+    admission,
     bind::{Bound, Wanted, bind},
     caller::Caller,
+    memory::Budget,
 };
 use crate::{
     batcher::{
