@@ -111,6 +111,18 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
         assert_eq!(known.infer("", &request).floats(), [4.0; 4]);
         assert_eq!(known.call("ModelStatistics", "", b"").code, 7);
     }
+    the_operators_port(&server, &reader, &admin);
+    let count = |caller: &str, code: &str| {
+        let labels = [format!("caller=\"{caller}\""), format!("code=\"{code}\"")];
+        metric(&server, "onnxd_caller_requests_total", &[&labels[0], &labels[1]])
+    };
+    assert_eq!(count("search", "ok"), 4.0);
+    assert_eq!(count("search", "permission_denied"), 2.0);
+    assert!(count("unknown", "unauthenticated") >= 14.0);
+    no_secret_is_told(&home, server, &[&search, &reader, &admin]);
+}
+
+fn the_operators_port(server: &Server, reader: &Key, admin: &Key) {
     let operator = |method: &str, path: &str, key: Option<&Key>| {
         let headers = key.map_or(String::new(), Key::header);
         Http::connect(&server.operator).ask(method, path, &headers, b"").status
@@ -122,19 +134,16 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
         ("/admin/v1/models", 401, 403, 200),
         ("/nope", 401, 403, 404),
     ] {
-        let got = [None, Some(&reader), Some(&admin)].map(|key| operator("GET", path, key));
+        let got = [None, Some(reader), Some(admin)].map(|key| operator("GET", path, key));
         assert_eq!(got, [nobody, reads, admins], "{path}");
     }
-    assert_eq!(operator("POST", "/v2/repository/index", Some(&reader)), 200);
-    assert_eq!(operator("POST", "/v2/repository/models/versioned/unload", Some(&reader)), 403);
+    assert_eq!(operator("POST", "/v2/repository/index", Some(reader)), 200);
+    assert_eq!(operator("POST", "/v2/repository/models/versioned/unload", Some(reader)), 403);
+}
 
-    let count = |caller: &str, code: &str| {
-        let labels = [format!("caller=\"{caller}\""), format!("code=\"{code}\"")];
-        metric(&server, "onnxd_caller_requests_total", &[&labels[0], &labels[1]])
-    };
-    assert_eq!(count("search", "ok"), 4.0);
-    assert_eq!(count("search", "permission_denied"), 2.0);
-    assert!(count("unknown", "unauthenticated") >= 14.0);
+/// Nothing of any key or hash in all that was written, at the most talkative level; the last of `keys` is an admin's.
+fn no_secret_is_told(home: &Home, server: Server, keys: &[&Key]) {
+    let admin = keys.last().expect("an admin");
     let page = http::get(&server.operator, "/metrics").body;
     let explained = Http::connect(&server.operator).ask(
         "GET",
@@ -151,7 +160,6 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
     ]);
     assert!(check.stdout.contains("sha256:***"), "{}", check.stdout);
 
-    // Nothing of any key or hash in all that was written, at the most talkative level.
     let said = server.said();
     server.stop();
     let all = [
@@ -163,7 +171,7 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
     ];
     for (at, text) in all.iter().enumerate() {
         let text = String::from_utf8_lossy(text);
-        for key in [&search, &reader, &admin] {
+        for key in keys {
             let digits = &key.hash["sha256:".len()..];
             for secret in [&key.key["onnxd_".len()..], digits, &digits[..12]] {
                 assert!(!text.contains(secret), "output {at} has a secret");
