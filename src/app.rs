@@ -358,7 +358,7 @@ impl Server {
 fn observer(config: &Config) -> Result<Option<Arc<Observer>>, String> {
     let traces = Traces::start(&config.tracing)?;
     let access = config.log.access;
-    let asked = traces.is_some() || access != Access::Off;
+    let asked = traces.is_some() || access != Access::None;
     Ok(asked.then(|| Arc::new(Observer { access, traces })))
 }
 

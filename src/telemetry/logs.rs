@@ -33,7 +33,7 @@ pub struct LogOptions {
     /// What is logged: `error`, `warn`, `info` (default: what an operator needs), `debug` or `trace`, also by room, as
     /// in `info,onnxd::batcher=debug`.
     pub level: String,
-    /// Which requests get a line of their own, with target `access`: `off` (default: a line a request would be most of what
+    /// Which requests get a line of their own, with target `access`: `none` (default: a line a request would be most of what
     /// a small model costs), `errors` or `all`. Lines that do not fit the log's queue are dropped and counted; no request
     /// waits.
     pub access: Access,
@@ -41,7 +41,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { format: Format::Text, level: "info".into(), access: Access::Off }
+        LogOptions { format: Format::Text, level: "info".into(), access: Access::None }
     }
 }
 
@@ -50,7 +50,7 @@ impl Default for LogOptions {
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     #[default]
-    Off,
+    None,
     /// Those that failed, whoever is to blame.
     Errors,
     All,
@@ -60,7 +60,7 @@ impl Access {
     /// Whether a request that ended like this gets a line.
     pub fn takes(self, failed: bool) -> bool {
         match self {
-            Access::Off => false,
+            Access::None => false,
             Access::Errors => failed,
             Access::All => true,
         }
