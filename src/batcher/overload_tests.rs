@@ -305,7 +305,7 @@ fn overload_costs_the_surplus_and_not_the_rest() {
             let at = [0.5, 1.0, 2.0, 4.0].map(goodput);
             let peak = at.iter().copied().fold(0.0, f64::max);
             assert!(at[0] > 0.4 && at[1] > 0.85, "{deadline:?}: {at:?}");
-            assert!(at[2] > peak * 0.9 && at[3] > peak * 0.9, "{deadline:?}: {at:?}");
+            assert!(at[2] > peak * 0.85 && at[3] > peak * 0.85, "{deadline:?}: {at:?}");
         }
     });
 }
@@ -334,7 +334,7 @@ fn it_recovers_when_the_load_falls() {
 #[test]
 fn an_honest_burst_is_served() {
     everywhere(|cost, rows, executors, seed| {
-        for (burst, spread) in [(200, 0), (200, 50), (1024, 0)] {
+        for (burst, spread) in [(200, 0), (200, 150), (1024, 0)] {
             let mut world = World::new(&[(cost, config(cost, rows))], executors, seed);
             for i in 0..burst {
                 world.send(Arrival { at: Tick(0).after(ms(spread) * i / burst), ..one(0) });
