@@ -4,7 +4,6 @@
 //!     cargo bench --bench overload [-- SECONDS]
 
 #[path = "../tests/support/mod.rs"]
-#[allow(dead_code, reason = "the tests use all of it, this program a part")]
 mod support;
 
 use std::{
