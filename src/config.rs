@@ -15,7 +15,7 @@ use crate::{
     repository::options::{
         Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml,
     },
-    telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
+    telemetry::{logs::LogOptions, prometheus::MetricsOptions},
 };
 
 /// Everything a person can set about the server. A file has these keys (`config.example.yaml` has them all), the
@@ -111,8 +111,6 @@ pub struct Config {
     pub log: LogOptions,
     /// What the metrics page has.
     pub metrics: MetricsOptions,
-    /// Spans of requests, for a collector.
-    pub tracing: TraceOptions,
     /// What holds for every model whose model.yaml says nothing else.
     pub defaults: Defaults,
 }
@@ -152,7 +150,6 @@ impl Default for Config {
             tls: TlsOptions::default(),
             log: LogOptions::default(),
             metrics: MetricsOptions::default(),
-            tracing: TraceOptions::default(),
             defaults: repository.defaults,
         }
     }
@@ -215,7 +212,6 @@ impl Config {
         }
         self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
-        self.tracing.check().map_err(|error| format!("tracing.{error}"))?;
         Callers::new(&self.auth.callers, self.auth.identity, |_, _| Default::default())
             .map_err(|error| format!("auth.callers: {error}"))?;
         self.defaults.session.check().map_err(|error| format!("defaults.session: {error}"))

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    body::Body,
-    http::{HeaderMap, Response, header},
-};
+use axum::{body::Body, http::Response};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tonic::{
@@ -38,7 +35,7 @@ pub struct Service(GrpcInferenceServiceServer<Handlers>);
 
 impl Service {
     pub fn new(api: Arc<Api>) -> Service {
-        let limit = api.limits.max_bytes;
+        let limit = api.max_request_bytes;
         Service(
             GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
                 .max_decoding_message_size(limit)
@@ -76,11 +73,6 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-}
-
-/// Whether a request's head says that it is a gRPC call.
-pub fn spoken(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
 }
 
 /// The answer to a call of a method that is not there.

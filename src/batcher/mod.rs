@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod budget;
 pub mod cost;
+pub mod device;
 pub mod entry;
 pub mod executor;
 mod lines;
@@ -16,5 +17,6 @@ pub mod reply;
 pub mod run;
 pub mod schedule;
 pub mod served;
+pub mod shares;
 pub mod standing;
 pub mod turn;

@@ -4,5 +4,4 @@ pub mod admission;
 pub mod bind;
 pub mod caller;
 pub mod engine;
-pub mod memory;
 pub mod quota;

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub mod collector;
 pub mod files;
 pub mod frames;
 pub mod grpc;

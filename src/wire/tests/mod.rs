@@ -1,7 +1,6 @@
 //! Tests of the codecs: literal bodies, properties, and everything a hostile peer can send.
 
 mod binary;
-mod flate;
 mod grpc;
 mod grpc_contents;
 mod json;
