@@ -39,16 +39,7 @@ fn limits() -> Limits {
 
 fn waiting(now: Tick, bucket: u64) -> Waiting<Job> {
     let deadline = Some(now.after(SECOND));
-    Waiting {
-        rows: 1,
-        bytes: 128,
-        bucket,
-        enqueued: now,
-        deadline,
-        priority: 0,
-        favoured: false,
-        item: Job,
-    }
+    Waiting { rows: 1, bytes: 128, bucket, enqueued: now, deadline, priority: 0, item: Job }
 }
 
 /// So many requests in and out again, in batches of their buckets.
@@ -88,7 +79,6 @@ fn schedule(c: &mut Criterion) {
                 limits: limits(),
                 batch: true,
                 instances: 0,
-                width: 1,
                 weight: DEFAULT_WEIGHT,
                 reserve: true,
                 latency_target: None,

@@ -107,6 +107,31 @@ perf_analyzer() {
   "$root/tests/clients/perf_analyzer.sh" --version
 }
 
+# libfaketime from the host's own Debian, unpacked and not installed; without it, the test of jumping clocks is skipped.
+faketime() {
+  local dest=$target/faketime
+  if [ -f "$dest/libfaketimeMT.so.1" ]; then
+    echo "test clients: libfaketime is in $dest"
+    return
+  fi
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || {
+    echo "test clients: no apt here to fetch libfaketime with: the test of jumping clocks is skipped" >&2
+    return
+  }
+  rm -rf "$dest.new"
+  mkdir -p "$dest.new/root"
+  if ! (cd "$dest.new" && apt-get -qq -o APT::Sandbox::User= download libfaketime && dpkg-deb -x libfaketime_*.deb root); then
+    echo "test clients: libfaketime cannot be fetched (apt-get update?): the test of jumping clocks is skipped" >&2
+    rm -rf "$dest.new"
+    return
+  fi
+  cp "$dest.new"/root/usr/lib/*/faketime/libfaketimeMT.so.1 "$dest.new/"
+  rm -rf "$dest.new/root" "$dest.new"/*.deb "$dest"
+  mv "$dest.new" "$dest"
+  echo "test clients: libfaketime is now in $dest"
+}
+
 environment
 perf_analyzer
+faketime
 tool promtool prometheus usr/bin/promtool

@@ -26,6 +26,7 @@ use crate::{
         gate::{Gate, Gated},
         http,
         listen::Network,
+        observe::{Observed, Observer},
         operator,
         patience::Limits,
         state::Api,
@@ -33,7 +34,6 @@ use crate::{
     },
     batcher::{
         budget,
-        device::Devices,
         executor::Executors,
         pool::{Pool, Threads},
     },
@@ -48,7 +48,7 @@ use crate::{
     runtime,
     serving::engine::{Engine, EngineOptions},
     shutdown::{self, Announcer, Phase},
-    telemetry::{self, prometheus, registry},
+    telemetry::{self, logs::Access, prometheus, registry, trace::Traces},
 };
 
 /// How long the last phases may take together once connections have ended or were cut.
@@ -83,7 +83,11 @@ fn run(config: &Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("no event loop: {error}"))?;
-    let server = Server::start(config)?;
+    let server = {
+        // The exporter of traces has its connection carried by this event loop.
+        let _entered = main.enter();
+        Server::start(config)?
+    };
     server.tell_when_settled(config.models.clone());
     let ended = main.block_on(async {
         let signal = tokio::select! {
@@ -150,7 +154,7 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     let mut options = config.repository();
     options.load = Load::Names(vec![model.to_owned()]);
     let (backends, pool) = (backends(config)?, Pool::new(threads));
-    let deps = Deps { backends, pool, devices: Arc::default(), cores, state: state(config) };
+    let deps = Deps { backends, pool, cores, state: state(config) };
     let manager = Manager::start(&options, deps)?;
     if !manager.wait_initial(EXPLAIN_LIMIT) {
         return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
@@ -186,7 +190,8 @@ pub fn threads(config: &Config) -> (usize, Threads) {
         0 => cores.div_ceil(4),
         n => n,
     };
-    (cores, Threads { network, executors: cores })
+    let executors = (cores / config.defaults.session.intra_op_threads.max(1)).max(1);
+    (cores, Threads { network, executors })
 }
 
 /// Everything that runs.
@@ -199,9 +204,9 @@ pub struct Server {
     manager: Arc<Manager>,
     draining: Arc<AtomicBool>,
     executors: Executors,
-    devices: Arc<Devices>,
     network: Network,
     operator: Option<Network>,
+    observer: Option<Arc<Observer>>,
 }
 
 impl Server {
@@ -231,9 +236,7 @@ impl Server {
         }
         let pool = Pool::new(threads);
         let executors = Executors::start(&pool).map_err(no_thread)?;
-        let devices = Arc::new(Devices::default());
-        let state = state(config);
-        let deps = Deps { backends, pool, devices: devices.clone(), cores, state };
+        let deps = Deps { backends, pool, cores, state: state(config) };
         let manager = Arc::new(Manager::start(&config.repository(), deps)?);
         let options = EngineOptions {
             request_memory_bytes: config.request_memory_bytes,
@@ -249,9 +252,16 @@ impl Server {
             ready: manager.ready.clone(),
             draining: draining.clone(),
             control: config.control,
-            max_request_bytes: config.max_request_bytes,
+            limits: BodyLimits {
+                max_bytes: config.max_request_bytes,
+                timeout: Duration::from_millis(config.body_timeout_ms),
+            },
+            budget: engine.budget.clone(),
         };
-        let ports = Ports { config, api, engine: &engine, auth: &auth, listener: &listener };
+        let observer = observer(config)?;
+        let watched = observer.as_ref();
+        let (engine, listener) = (&engine, &listener);
+        let ports = Ports { config, api, engine, auth: &auth, listener, observer: watched };
         let network = ports.data(threads.network, [http, grpc].into_iter().flatten().collect())?;
         let operator = operator.map(|socket| ports.operator(socket)).transpose()?;
 
@@ -265,9 +275,9 @@ impl Server {
             manager,
             draining,
             executors,
-            devices,
             network,
             operator,
+            observer,
         })
     }
 
@@ -290,7 +300,7 @@ impl Server {
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
-        let Server { announcer, manager, draining, executors, devices, network, operator, .. } =
+        let Server { announcer, manager, draining, executors, network, operator, observer, .. } =
             self;
         let again = shutdown::asked();
         tokio::pin!(again);
@@ -332,15 +342,24 @@ impl Server {
         if !manager.close(LAST_PHASES) {
             tracing::warn!("a model is still being loaded: it is left");
         }
-        let executors = tokio::task::spawn_blocking(move || {
-            executors.stop();
-            devices.stop();
-        });
+        let executors = tokio::task::spawn_blocking(move || executors.stop());
         if tokio::time::timeout(LAST_PHASES, executors).await.is_err() {
             tracing::warn!("a run is still under way: it is left");
         }
+        if let Some(observer) = observer {
+            let sent = tokio::task::spawn_blocking(move || observer.finish());
+            let _ = tokio::time::timeout(LAST_PHASES, sent).await;
+        }
         tracing::info!("stopped");
     }
+}
+
+/// What watches the requests, where the configuration asks for it.
+fn observer(config: &Config) -> Result<Option<Arc<Observer>>, String> {
+    let traces = Traces::start(&config.tracing)?;
+    let access = config.log.access;
+    let asked = traces.is_some() || access != Access::None;
+    Ok(asked.then(|| Arc::new(Observer { access, traces })))
 }
 
 /// What both kinds of port are made of.
@@ -350,6 +369,7 @@ struct Ports<'a> {
     engine: &'a Arc<Engine>,
     auth: &'a Arc<Auth>,
     listener: &'a shutdown::Listener,
+    observer: Option<&'a Arc<Observer>>,
 }
 
 impl Ports<'_> {
@@ -372,14 +392,12 @@ impl Ports<'_> {
         let front = Arc::new(Front {
             engine: self.engine.clone(),
             router: http::router(Arc::new(self.api.clone())),
-            limits: BodyLimits {
-                max_bytes: self.config.max_request_bytes,
-                timeout: Duration::from_millis(self.config.body_timeout_ms),
-            },
+            limits: self.api.limits,
             gate: Gate::new(self.auth.clone(), Port::Data),
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(threads, listeners, Gated(front), options, listener).map_err(no_thread)
+        let observed = Observed { inner: Gated(front), observer: self.observer.cloned() };
+        Network::start(threads, listeners, observed, options, listener).map_err(no_thread)
     }
 
     fn operator(&self, socket: Listener) -> Result<Network, String> {
@@ -389,7 +407,8 @@ impl Ports<'_> {
             gate: Arc::new(Gate::new(self.auth.clone(), Port::Operator)),
         });
         let (options, listener) = (self.options(), self.listener.clone());
-        Network::start(1, vec![socket], operator, options, listener).map_err(no_thread)
+        let observed = Observed { inner: operator, observer: self.observer.cloned() };
+        Network::start(1, vec![socket], observed, options, listener).map_err(no_thread)
     }
 }
 

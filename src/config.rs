@@ -15,7 +15,7 @@ use crate::{
     repository::options::{
         Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml,
     },
-    telemetry::{logs::LogOptions, prometheus::MetricsOptions},
+    telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
 };
 
 /// Everything a person can set about the server. A file has these keys (`config.example.yaml` has them all), the
@@ -111,6 +111,8 @@ pub struct Config {
     pub log: LogOptions,
     /// What the metrics page has.
     pub metrics: MetricsOptions,
+    /// Spans of requests, for a collector.
+    pub tracing: TraceOptions,
     /// What holds for every model whose model.yaml says nothing else.
     pub defaults: Defaults,
 }
@@ -150,6 +152,7 @@ impl Default for Config {
             tls: TlsOptions::default(),
             log: LogOptions::default(),
             metrics: MetricsOptions::default(),
+            tracing: TraceOptions::default(),
             defaults: repository.defaults,
         }
     }
@@ -212,6 +215,7 @@ impl Config {
         }
         self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
+        self.tracing.check().map_err(|error| format!("tracing.{error}"))?;
         Callers::new(&self.auth.callers, self.auth.identity, |_, _| Default::default())
             .map_err(|error| format!("auth.callers: {error}"))?;
         self.defaults.session.check().map_err(|error| format!("defaults.session: {error}"))

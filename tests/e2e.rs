@@ -12,6 +12,8 @@ mod bad_input;
 mod bounds;
 #[path = "e2e/broken.rs"]
 mod broken;
+#[path = "e2e/clock.rs"]
+mod clock;
 #[path = "e2e/command_line.rs"]
 mod command_line;
 #[path = "e2e/deadlines.rs"]
@@ -24,6 +26,10 @@ mod leaving;
 mod metrics;
 #[path = "e2e/no_library.rs"]
 mod no_library;
+#[path = "e2e/observe.rs"]
+mod observe;
+#[path = "e2e/overload.rs"]
+mod overload;
 #[path = "e2e/padding.rs"]
 mod padding;
 #[path = "e2e/quiet.rs"]

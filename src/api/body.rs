@@ -14,9 +14,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
+use super::encoding::Inflating;
 use crate::{
-    serving::admission::Charge,
+    serving::memory::Charge,
     types::error::{Code, Error},
+    wire::flate::Coding,
 };
 
 /// What a request's body is held to.
@@ -101,11 +103,47 @@ pub async fn read(body: Incoming, limits: BodyLimits, charge: &mut Charge) -> Re
     if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await {
         return done;
     }
-    match tokio::time::timeout(limits.timeout, collected).await {
+    within(limits.timeout, collected).await
+}
+
+/// Reads a compressed body and gives what it was: both within the limit, what comes out charged as it grows.
+pub async fn read_coded<B>(
+    body: B,
+    coding: Coding,
+    limits: BodyLimits,
+    charge: &mut Charge,
+) -> Result<Bytes, Error>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>>,
+{
+    if body.size_hint().lower() > limits.max_bytes as u64 {
+        return Err(too_large(limits.max_bytes));
+    }
+    let inflated = async {
+        let mut body = pin!(body);
+        let mut inflating = Inflating::new(coding, limits.max_bytes);
+        let mut read = 0usize;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(arrival)?.into_data() else { continue };
+            read = read.saturating_add(data.len());
+            if read > limits.max_bytes {
+                return Err(too_large(limits.max_bytes));
+            }
+            inflating.push(&data, charge).await?;
+        }
+        inflating.finish()
+    };
+    within(limits.timeout, inflated).await
+}
+
+async fn within<F>(limit: Duration, body: F) -> Result<Bytes, Error>
+where
+    F: Future<Output = Result<Bytes, Error>>,
+{
+    match tokio::time::timeout(limit, body).await {
         Ok(result) => result,
         Err(_) => {
-            let seconds = limits.timeout.as_secs_f32();
-            let late = format!("the body did not arrive within {seconds} s");
+            let late = format!("the body did not arrive within {} s", limit.as_secs_f32());
             Err(Error::new(Code::DeadlineExceeded, late))
         }
     }
@@ -116,7 +154,7 @@ async fn collect(mut body: Incoming, max: usize, charge: &mut Charge) -> Result<
     let mut rest: Option<BytesMut> = None;
     let mut read = 0usize;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Error::new(Code::Cancelled, "the body was cut off"))?;
+        let frame = frame.map_err(arrival)?;
         let Ok(data) = frame.into_data() else { continue };
         read = read.saturating_add(data.len());
         if read > max {
@@ -149,6 +187,19 @@ fn extend(buffer: &mut BytesMut, data: &[u8], remaining: u64) {
     buffer.extend_from_slice(data);
 }
 
-fn too_large(max: usize) -> Error {
+/// Why a body did not arrive whole.
+pub fn arrival(error: impl Into<axum::BoxError>) -> Error {
+    let error = error.into();
+    let mut cause: Option<&dyn std::error::Error> = Some(&*error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Error::new(Code::TooLarge, "the body is larger than the limit");
+        }
+        cause = error.source();
+    }
+    Error::new(Code::Cancelled, "the body was cut off")
+}
+
+pub fn too_large(max: usize) -> Error {
     Error::new(Code::TooLarge, format!("the body is larger than the limit of {max} bytes"))
 }

@@ -8,18 +8,23 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 
-use super::{schema::ErrorBody, status};
+use super::{encoding, schema::ErrorBody, status};
 use crate::types::error::{Code, Error};
 
 /// The error as tonic sends it.
 pub fn grpc_status(error: &Error) -> Status {
     let code = tonic::Code::from_i32(i32::from(error.code.grpc()));
-    match status::details(error) {
+    let mut status = match status::details(error) {
         Some(details) => Status::with_details(code, error.message.as_ref(), details.into()),
         None => Status::new(code, error.message.as_ref()),
+    };
+    if error.code == Code::UnsupportedEncoding {
+        let accepted = MetadataValue::from_static(encoding::GRPC_ACCEPTED);
+        status.metadata_mut().insert("grpc-accept-encoding", accepted);
     }
+    status
 }
 
 /// `Retry-After` in whole seconds, rounded up, at least one.
@@ -42,6 +47,9 @@ pub fn http_response(error: &Error) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(delay) = error.retry_after {
         headers.insert(header::RETRY_AFTER, retry_after_seconds(delay).into());
+    }
+    if error.code == Code::UnsupportedEncoding {
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(encoding::ACCEPTED));
     }
     response
 }

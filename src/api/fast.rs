@@ -9,13 +9,13 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    body::{self, Body, BodyLimits},
-    errors,
+    body::{self, Body, BodyLimits, Chunks},
+    coded, encoding, errors,
     gate::Gate,
     grpc,
 };
 use crate::{
-    serving::{caller::Caller, engine::Engine},
+    serving::{caller::Caller, engine::Engine, memory::Charge},
     telemetry::registry::registry,
     types::{
         error::{Code, Error},
@@ -23,7 +23,7 @@ use crate::{
         text::Text,
         time::Tick,
     },
-    wire,
+    wire::{self, flate::Coding},
 };
 
 const GRPC_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -41,7 +41,7 @@ pub struct Front {
 
 /// Where a request goes, and what of it is needed there.
 pub enum Lane {
-    Grpc { body: Incoming, timeout: Result<Option<Duration>, Error> },
+    Grpc { body: Incoming, call: Result<Call, Error> },
     Http { body: Incoming, form: Result<Form, Error> },
     Router(Box<Request<Incoming>>),
 }
@@ -50,9 +50,7 @@ impl Lane {
     /// Chosen from the head alone, before anything waits: a future that waits carries no headers around.
     pub fn of(request: Request<Incoming>) -> Lane {
         if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
-            let timeout = request.headers().get("grpc-timeout");
-            let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose();
-            return Lane::Grpc { timeout, body: request.into_body() };
+            return Lane::Grpc { call: Call::of(request.headers()), body: request.into_body() };
         }
         if request.method() == Method::POST
             && let Some(target) = infer_target(request.uri().path())
@@ -72,8 +70,8 @@ pub async fn answer(
     received: Tick,
 ) -> Result<Response<Body>, Infallible> {
     match lane {
-        Lane::Grpc { body, timeout } => {
-            let answer = grpc_infer(&front, body, timeout, caller.as_deref(), received).await;
+        Lane::Grpc { body, call } => {
+            let answer = grpc_infer(&front, body, call, caller.as_deref(), received).await;
             Ok(answer.unwrap_or_else(|error| grpc_error(&error)))
         }
         Lane::Http { body, form } => {
@@ -91,8 +89,13 @@ async fn route(
     caller: Option<Arc<Caller>>,
 ) -> Result<Response<Body>, Infallible> {
     let max = front.limits.max_bytes;
-    let mut request = request.map(|body| {
-        axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
+    // A call of gRPC may be many messages: each is held to the limit where it is read.
+    let whole = !is_grpc(request.headers());
+    let mut request = request.map(|body| match whole {
+        true => {
+            axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
+        }
+        false => axum::body::Body::new(body),
     });
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
@@ -107,25 +110,75 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 // ---- gRPC
 
+/// What the head of a call says about how to read it and how to answer.
+pub struct Call {
+    timeout: Option<Duration>,
+    messages: encoding::Messages,
+}
+
+impl Call {
+    fn of(headers: &HeaderMap) -> Result<Call, Error> {
+        let timeout = headers.get("grpc-timeout");
+        let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
+        Ok(Call { timeout, messages: encoding::of_call(headers)? })
+    }
+}
+
 async fn grpc_infer(
     front: &Front,
     body: Incoming,
-    timeout: Result<Option<Duration>, Error>,
+    call: Result<Call, Error>,
     caller: Option<&Caller>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
-    let timeout = timeout.inspect_err(count_refused)?;
+    let Call { timeout, messages } = call.inspect_err(count_refused)?;
     let mut charge = front.engine.budget.charge();
     let framed = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
+    let message = match grpc_message(framed).inspect_err(count_refused)? {
+        (false, message) => message,
+        // Boxed, as all that is not everybody's: the future of a plain request stays as small as it was.
+        (true, packed) => {
+            Box::pin(coded::unpack(&packed, messages.sent, front.limits.max_bytes, &mut charge))
+                .await
+                .inspect_err(count_refused)?
+        }
+    };
     let pending = {
-        let request = grpc_message(framed).and_then(|message| wire::grpc::decode_request(&message));
+        let request = wire::grpc::decode_request(&message);
+        drop(message);
         front.engine.begin(request.inspect_err(count_refused)?, received, timeout, caller)?
     };
     let response = pending.answer().await?;
     let chunks = HEAD.with_borrow_mut(|head| wire::grpc::encode_response(&response, head))?;
+    if messages.answer != Coding::Identity {
+        return Box::pin(grpc_packed(chunks, messages.answer, charge)).await;
+    }
+    Ok(grpc_head(Body::chunks(chunks, Some(ok()))))
+}
+
+/// The trailers of a call that went well.
+fn ok() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    Ok(grpc_head(Body::chunks(chunks, Some(trailers))))
+    trailers
+}
+
+/// The answer to a call whose client compresses: compressed too, where that makes it smaller.
+async fn grpc_packed(
+    chunks: Chunks,
+    coding: Coding,
+    mut charge: Charge,
+) -> Result<Response<Body>, Error> {
+    let packed = coded::pack(chunks, coding, &mut charge).await?;
+    let smaller = packed.first().is_some_and(|chunk| chunk.first() == Some(&1));
+    let mut answer = grpc_head(Body::chunks(packed, Some(ok())));
+    let headers = answer.headers_mut();
+    headers
+        .insert(encoding::GRPC_ACCEPT_ENCODING, HeaderValue::from_static(encoding::GRPC_ACCEPTED));
+    if smaller {
+        headers.insert(encoding::GRPC_ENCODING, HeaderValue::from_static(coding.name()));
+    }
+    Ok(answer)
 }
 
 thread_local! {
@@ -138,19 +191,13 @@ fn count_refused(error: &Error) {
     registry().refused(error.code);
 }
 
-/// The one message of a unary call: a flag byte, a length, the message.
-fn grpc_message(mut framed: Bytes) -> Result<Bytes, Error> {
-    let Some((&[flag, a, b, c, d], rest)) = framed.split_first_chunk::<5>() else {
+/// The one message of a unary call: a flag byte, a length, the message. Whether it is compressed comes first.
+fn grpc_message(mut framed: Bytes) -> Result<(bool, Bytes), Error> {
+    let Some((&head, rest)) = framed.split_first_chunk::<5>() else {
         let got = framed.len();
         return Err(Error::invalid(format!("a gRPC message begins with 5 bytes, got {got}")));
     };
-    if flag != 0 {
-        return Err(Error::new(
-            Code::Unimplemented,
-            "compressed messages are not supported: send with the identity encoding",
-        ));
-    }
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let (packed, length) = coded::frame_head(head)?;
     if length != rest.len() {
         return Err(Error::invalid(format!(
             "the gRPC message says {length} bytes, the call carries {}",
@@ -158,7 +205,7 @@ fn grpc_message(mut framed: Bytes) -> Result<Bytes, Error> {
         )));
     }
     framed.advance(5);
-    Ok(framed)
+    Ok((packed, framed))
 }
 
 fn grpc_head(body: Body) -> Response<Body> {
@@ -208,9 +255,13 @@ async fn http_infer(
 ) -> Result<Response<Body>, Error> {
     let form = form.inspect_err(count_refused)?;
     let mut charge = front.engine.budget.charge();
-    let body = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
+    let Form { target, json_length, timeout, coding, answer } = form;
+    let body = match coding {
+        Coding::Identity => body::read(body, front.limits, &mut charge).await,
+        coding => Box::pin(body::read_coded(body, coding, front.limits, &mut charge)).await,
+    };
+    let body = body.inspect_err(count_refused)?;
     let pending = {
-        let Form { target, json_length, timeout } = form;
         let decoded = match json_length {
             None => wire::json::decode_request(&body),
             Some(length) => wire::binary::decode_request(&body, length),
@@ -221,7 +272,11 @@ async fn http_infer(
         request.version = target.version;
         front.engine.begin(request, received, timeout, caller)?
     };
-    http_answer(&pending.answer().await?)
+    let plain = http_answer(&pending.answer().await?)?;
+    match answer {
+        Coding::Identity => Ok(plain),
+        coding => Box::pin(coded::answer(plain, coding, charge)).await,
+    }
 }
 
 /// What the head says about how to read the request.
@@ -229,18 +284,14 @@ pub struct Form {
     target: Target,
     json_length: Option<usize>,
     timeout: Option<Duration>,
+    /// Of the request's body, and of the answer's.
+    coding: Coding,
+    answer: Coding,
 }
 
 impl Form {
     fn of(headers: &HeaderMap, target: Target) -> Result<Form, Error> {
-        if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            return Err(Error::new(
-                Code::UnsupportedMedia,
-                "this content-encoding is not supported: send the body as it is",
-            ));
-        }
+        let coding = encoding::of_body(headers)?;
         if let Some(kind) = headers.get(header::CONTENT_TYPE) {
             accepted(kind)?;
         }
@@ -250,6 +301,8 @@ impl Form {
             target,
             json_length: json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             timeout: timeout.filter(|&ms| ms > 0).map(Duration::from_millis),
+            coding,
+            answer: encoding::accepted(headers),
         })
     }
 }
@@ -335,8 +388,9 @@ mod tests {
     #[test]
     fn a_grpc_call_carries_exactly_one_message() {
         let frame = |bytes: &'static [u8]| grpc_message(Bytes::from_static(bytes));
-        assert_eq!(frame(b"\0\0\0\0\x02ab"), Ok(Bytes::from_static(b"ab")));
-        for bad in [&b""[..], b"\0\0\0\0\x03ab", b"\0\0\0\0\x01ab", b"\x01\0\0\0\x02ab"] {
+        assert_eq!(frame(b"\0\0\0\0\x02ab"), Ok((false, Bytes::from_static(b"ab"))));
+        assert_eq!(frame(b"\x01\0\0\0\x02ab"), Ok((true, Bytes::from_static(b"ab"))));
+        for bad in [&b""[..], b"\0\0\0\0\x03ab", b"\0\0\0\0\x01ab", b"\x02\0\0\0\x02ab"] {
             assert!(frame(bad).is_err());
         }
     }

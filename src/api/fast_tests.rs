@@ -57,15 +57,16 @@ fn both() -> Both {
     let options =
         EngineOptions { request_memory_bytes: 1 << 20, max_deadline: None, max_requests: 100 };
     let engine = Arc::new(Engine::new(table.clone(), &options));
+    let limits = BodyLimits { max_bytes: MAX_BYTES, timeout: Duration::from_secs(30) };
     let api = Api {
         table,
         infer: engine.clone(),
         ready: Arc::new(AtomicBool::new(true)),
-        max_request_bytes: MAX_BYTES,
+        limits,
+        budget: engine.budget.clone(),
         ..base
     };
     let tonic = router(Arc::new(api));
-    let limits = BodyLimits { max_bytes: MAX_BYTES, timeout: Duration::from_secs(30) };
     let gate = Gate::new(Auth::off(), Port::Data);
     Both { front: Arc::new(Front { engine, router: tonic.clone(), limits, gate }), tonic }
 }
@@ -91,8 +92,6 @@ fn echo(pool: &Arc<Pool>) -> Model {
         signature: signature.clone(),
         choice,
         options: BatchOptions::default(),
-        device: None,
-        threads: 1,
         padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),
@@ -320,13 +319,16 @@ async fn broken_calls_have_tonics_codes() {
     let good = framed(&rows(&[1.0; 4]).encode_to_vec());
     let compressed = [&[1], &good[1..]].concat();
     let gzip = [("grpc-encoding", "gzip")];
+    let snappy = [("grpc-encoding", "snappy")];
     for (code, headers, call) in [
         ("3", &[][..], vec![]),
         ("3", &[], good[..4].to_vec()),
         ("3", &[], good[..good.len() - 1].to_vec()),
         ("3", &[], framed(&[0xff; 64])),
         ("8", &[], framed(&[0x0a; MAX_BYTES + 1])),
-        ("12", &gzip, compressed),
+        ("3", &gzip, compressed.clone()),
+        ("3", &[], compressed.clone()),
+        ("12", &snappy, compressed),
     ] {
         let [fast, tonic] = both.ask(headers, &call).await;
         assert_eq!(fast.status[0].as_ref().unwrap(), code, "{fast:?}");

@@ -9,7 +9,10 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::json;
 
-use super::state::{Answer, Api, Infer};
+use super::{
+    body::BodyLimits,
+    state::{Answer, Api, Infer},
+};
 use crate::{
     batcher::{
         cost::CostModel,
@@ -23,7 +26,7 @@ use crate::{
         table::{Model, State, Table, Version},
     },
     runtime::session::{Cancel, Outputs, RunError, Session},
-    serving::caller::Caller,
+    serving::{caller::Caller, memory::Budget},
     telemetry::stats::VersionStats,
     types::{
         datatype::Datatype,
@@ -87,7 +90,8 @@ pub fn api() -> Api {
         ready: Arc::new(AtomicBool::new(true)),
         draining: Arc::new(AtomicBool::new(false)),
         control: false,
-        max_request_bytes: 1 << 20,
+        limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
+        budget: Budget::new(16 << 20),
     }
 }
 
@@ -155,8 +159,6 @@ fn served(
             reason: String::new(),
         },
         options: BatchOptions::default(),
-        device: None,
-        threads: 1,
         padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     serving::caller::Caller,
-    telemetry::{clock::now, registry::registry},
+    telemetry::{clock::now, registry::registry, request},
     types::error::{Code, Error},
 };
 
@@ -183,6 +183,7 @@ fn enter(known: &Known, asked: &Asked) -> Result<Pass, Error> {
     if let Some(model) = asked.model {
         caller.may_use(&path::decode(model)?)?;
     }
+    request::note(|known| known.caller = caller.shown.clone());
     caller.enter(now())?;
     Ok(Pass(Some(caller.clone())))
 }
@@ -247,7 +248,7 @@ where
 
 /// How a request ended, as far as the head of its answer says; `None`: well. Where several codes look the same on the wire,
 /// the first of them.
-fn code_of(answer: &Response<Body>) -> Option<Code> {
+pub fn code_of(answer: &Response<Body>) -> Option<Code> {
     let status = answer.status().as_u16();
     if status >= 400 {
         return Some(first(|code| code.http() == status));

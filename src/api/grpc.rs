@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{body::Body, http::Response};
+use axum::{
+    body::Body,
+    http::{HeaderMap, Response, header},
+};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tonic::{
@@ -35,7 +38,7 @@ pub struct Service(GrpcInferenceServiceServer<Handlers>);
 
 impl Service {
     pub fn new(api: Arc<Api>) -> Service {
-        let limit = api.max_request_bytes;
+        let limit = api.limits.max_bytes;
         Service(
             GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
                 .max_decoding_message_size(limit)
@@ -73,6 +76,11 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Whether a request's head says that it is a gRPC call.
+pub fn spoken(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
 }
 
 /// The answer to a call of a method that is not there.

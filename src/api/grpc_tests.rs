@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::*;
 use crate::{
     api::{
+        body::BodyLimits,
         fixture,
         http::router,
         state::{Answer, Infer},
@@ -164,7 +165,10 @@ async fn what_is_not_here_says_so() {
 
 #[tokio::test]
 async fn broken_calls_are_the_clients_fault() {
-    let api = || Api { max_request_bytes: 100, ..fixture::api() };
+    let api = || Api {
+        limits: BodyLimits { max_bytes: 100, timeout: Duration::from_secs(30) },
+        ..fixture::api()
+    };
     for (body, code) in [
         (vec![], 3),
         (vec![0, 0], 3),

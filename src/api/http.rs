@@ -7,6 +7,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequestParts, Path, Request, State, rejection::BytesRejection},
     http::{Method, Response, StatusCode, Uri, header, request::Parts},
+    middleware,
     response::IntoResponse,
     routing::{any, get, post},
 };
@@ -18,6 +19,7 @@ use utoipa_axum::routes;
 use super::{
     answers,
     auth::roles::Port,
+    coded,
     errors::{Failure, http_response, not_here},
     grpc,
     openapi::{MODEL, Routes, VERSION, of_model, with_document},
@@ -53,11 +55,12 @@ pub fn router(api: Arc<Api>) -> Router {
     )
 }
 
-/// Gives routes their document and their state, and JSON to what axum would answer in plain text.
+/// Gives routes their document, their state and their codings, and JSON to what axum would answer in plain text.
 pub fn finish(routes: Routes, port: Port, api: Arc<Api>) -> Router {
     with_document(routes, port)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(api.clone(), coded::layer))
         .with_state(api)
 }
 

@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use super::body::BodyLimits;
 use crate::{
     repository::table::SharedTable,
-    serving::{caller::Caller, engine::Engine},
+    serving::{caller::Caller, engine::Engine, memory::Budget},
     telemetry::clock::now,
     types::{
         error::Error,
@@ -59,8 +60,10 @@ pub struct Api {
     pub draining: Arc<AtomicBool>,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
-    /// The largest request message or body, in bytes.
-    pub max_request_bytes: usize,
+    /// What a request's message or body is held to.
+    pub limits: BodyLimits,
+    /// What bodies are charged to.
+    pub budget: Arc<Budget>,
 }
 
 impl Api {

@@ -3,7 +3,6 @@
 pub mod assemble;
 pub mod budget;
 pub mod cost;
-pub mod device;
 pub mod entry;
 pub mod executor;
 mod lines;
@@ -17,6 +16,5 @@ pub mod reply;
 pub mod run;
 pub mod schedule;
 pub mod served;
-pub mod shares;
 pub mod standing;
 pub mod turn;

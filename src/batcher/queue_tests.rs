@@ -30,7 +30,6 @@ fn waiting(id: usize, now: u64) -> Waiting<Item> {
         enqueued: Tick(now),
         deadline: None,
         priority: 0,
-        favoured: false,
         item: item(id),
     }
 }
@@ -45,7 +44,7 @@ fn ids(members: &[Waiting<Item>]) -> Vec<usize> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { rows: usize, bytes: usize, bucket: u64, deadline: Option<u64>, rank: Rank },
+    Push { rows: usize, bytes: usize, bucket: u64, deadline: Option<u64>, priority: u8 },
     Poll { cap: usize, alone: usize, run: u64 },
     Advance(u64),
     Abandon(usize),
@@ -59,11 +58,11 @@ fn step() -> impl Strategy<Value = Step> {
         0usize..60,
         0u64..4,
         prop_oneof![2 => Just(None), 1 => (1u64..300).prop_map(Some)],
-        prop_oneof![4 => Just(0), 1 => 0u16..6],
+        prop_oneof![4 => Just(0u8), 1 => 0u8..3],
     );
     prop_oneof![
-        8 => push.prop_map(|(rows, bytes, bucket, deadline, rank)| Step::Push {
-            rows, bytes, bucket, deadline, rank
+        8 => push.prop_map(|(rows, bytes, bucket, deadline, priority)| Step::Push {
+            rows, bytes, bucket, deadline, priority
         }),
         4 => (1usize..10, prop_oneof![3 => Just(usize::MAX), 1 => 1usize..5], 0u64..50)
             .prop_map(|(cap, alone, run)| Step::Poll { cap, alone, run }),
@@ -83,8 +82,8 @@ struct Pair {
     now: u64,
     next_id: usize,
     closed: bool,
-    /// The rank of what is being pushed.
-    pushing: Option<Rank>,
+    /// The priority of what is being pushed.
+    pushing: Option<u8>,
 }
 
 impl Pair {
@@ -103,12 +102,11 @@ impl Pair {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Push { rows, bytes, bucket, deadline, rank } => {
+            Step::Push { rows, bytes, bucket, deadline, priority } => {
                 let deadline = deadline.map(|d| Tick(self.now + d));
                 let entry = waiting(self.next_id, self.now);
                 self.next_id += 1;
-                let (priority, favoured) = (priority(rank), rank % 2 == 1);
-                self.push(Waiting { rows, bytes, bucket, deadline, priority, favoured, ..entry });
+                self.push(Waiting { rows, bytes, bucket, deadline, priority, ..entry });
             }
             Step::Poll { cap, alone, run } => self.poll(cap, alone, run),
             Step::Advance(by) => self.now += by,
@@ -153,10 +151,10 @@ impl Pair {
                 Why::Expired => assert!(self.expired(&entry)),
                 Why::Abandoned => assert!(entry.item.abandoned()),
                 Why::Displaced => {
-                    assert!(self.pushing.is_some_and(|rank| rank > entry.rank()));
+                    assert!(self.pushing.is_some_and(|priority| priority > entry.priority));
                     // The last of the lowest.
-                    assert!(self.list.iter().all(|w| w.rank() >= entry.rank()));
-                    assert!(self.list[at..].iter().all(|w| w.rank() > entry.rank()));
+                    assert!(self.list.iter().all(|w| w.priority >= entry.priority));
+                    assert!(self.list[at..].iter().all(|w| w.priority > entry.priority));
                 }
                 Why::Late => panic!("nobody gave up"),
             }
@@ -166,7 +164,7 @@ impl Pair {
 
     fn push(&mut self, entry: Waiting<Item>) {
         let (id, bytes) = (entry.item.id, entry.bytes);
-        self.pushing = Some(entry.rank());
+        self.pushing = Some(entry.priority);
         let result = self.queue.push(Tick(self.now), entry.clone(), &mut self.taken.gone);
         self.gone();
         self.pushing = None;
@@ -228,10 +226,10 @@ impl Pair {
         assert!(members[0].rows.max(1) <= alone);
         assert!(members.iter().all(|w| !w.item.abandoned() && !self.expired(w)));
 
-        // In the list's order (age), highest rank first: who could run, and the bucket's part of them.
+        // In the list's order (age), highest priority first: who could run, and the bucket's part of them.
         let mut live: Vec<&Waiting<Item>> =
             self.list.iter().filter(|w| !w.item.abandoned()).collect();
-        live.sort_by_key(|w| std::cmp::Reverse(w.rank()));
+        live.sort_by_key(|w| std::cmp::Reverse(w.priority));
         let bucket = members[0].bucket;
         if !waits {
             // An abandoned entry at the head of a bucket was dropped on the way.

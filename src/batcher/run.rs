@@ -249,8 +249,6 @@ mod tests {
             options: BatchOptions::default(),
             cost: Arc::new(CostModel::new()),
             stats: Arc::new(VersionStats::new("run-tests", "1")),
-            device: None,
-            threads: 1,
             padding: None,
             pool: Pool::new(Threads { network: 1, executors: 1 }),
             on_panic: Some(Box::new(move |what| {
@@ -277,7 +275,6 @@ mod tests {
                 enqueued: now(),
                 deadline: None,
                 priority: 0,
-                favoured: false,
                 item,
             });
             awaited.push(waits);

@@ -12,14 +12,12 @@ use smallvec::SmallVec;
 
 use super::{
     cost::CostModel,
-    device::DeviceLane,
     mode::{Choice, Execution},
     options::BatchOptions,
     padding::Padding,
     pool::Pool,
     queue::{Abandoned, QueueId, Waiting},
     reply::{self, Awaited, Replier},
-    shares::Shares,
     turn,
 };
 use crate::{
@@ -73,8 +71,6 @@ pub struct Request {
     pub deadline: Option<Tick>,
     /// Higher runs earlier.
     pub priority: u8,
-    /// As `Waiting::favoured`.
-    pub favoured: bool,
 }
 
 /// One request on its way through the batcher. It keeps its version alive: drain is ownership.
@@ -100,17 +96,12 @@ pub struct ServedParts {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub choice: Choice,
-    /// Threads of one run.
-    pub threads: usize,
     pub options: BatchOptions,
     /// How requests of several lengths share a run, where they may.
     pub padding: Option<Padding>,
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
-    /// The CPU's executors.
     pub pool: Arc<Pool>,
-    /// Those of the device that does the work, in place of the CPU's.
-    pub device: Option<Arc<DeviceLane>>,
     pub on_panic: Option<OnPanic>,
 }
 
@@ -129,11 +120,7 @@ pub struct Served {
     pub turn_rows: usize,
     /// Requests of one bucket may share a run.
     pub gather: bool,
-    /// What each caller has under way here, where callers are known.
-    pub shares: Shares,
     pool: Arc<Pool>,
-    /// The device's executors live as long as somebody needs them.
-    _device: Option<Arc<DeviceLane>>,
     on_panic: Option<OnPanic>,
     turn: AtomicBool,
     overruns: AtomicU32,
@@ -143,9 +130,8 @@ impl Served {
     /// Registers the version with the executors; dropping the last `Arc` takes it out.
     pub fn new(parts: ServedParts) -> Arc<Served> {
         let Choice { execution, gather, turn_rows, .. } = parts.choice;
-        let pool = parts.device.as_ref().map_or(parts.pool, |lane| lane.pool.clone());
         Arc::new(Served {
-            id: pool.register(&parts.options, &parts.choice, parts.threads, &parts.cost),
+            id: parts.pool.register(&parts.options, &parts.choice, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,
@@ -156,9 +142,7 @@ impl Served {
             stats: parts.stats,
             turn_rows,
             gather,
-            shares: Shares::default(),
-            pool,
-            _device: parts.device,
+            pool: parts.pool,
             on_panic: parts.on_panic,
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),
@@ -174,10 +158,9 @@ impl Served {
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
         let (replier, mut awaited) = reply::pair();
-        let Request { inputs, rows, bytes, bucket, deadline, priority, favoured } = request;
+        let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
         let item = Job { served: self.clone(), inputs, replier };
-        let waiting =
-            Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, favoured, item };
+        let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
         let mut waiting = Some(waiting);
         // A longer row than any that was measured may cost anything: an executor finds out.
         if self.in_turn()

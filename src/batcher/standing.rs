@@ -12,9 +12,9 @@ const SINGLE_RUNS: u32 = 6;
 const BATCH_RUNS: u32 = 2;
 /// No target is shorter: below it, what the system does with threads is as long as the queue.
 const LEAST_TARGET: Duration = Duration::from_millis(20);
-/// How long the delay must have been above the target without a break before anybody is refused (CoDel's), if not longer:
-/// a burst is over, or has at least stopped growing.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// How long the delay must have been above the target without a break before anybody is refused, if not longer: a burst is
+/// over, or has at least stopped growing.
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The delay that may stand, and for how long more is an ordinary burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

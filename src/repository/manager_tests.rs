@@ -138,7 +138,7 @@ fn backends(fake: &Arc<Fake>) -> Backends {
 
 fn deps(fake: &Arc<Fake>) -> Deps {
     let pool = Pool::new(Threads { network: 1, executors: 1 });
-    Deps { backends: backends(fake), pool, devices: Arc::default(), cores: 2, state: None }
+    Deps { backends: backends(fake), pool, cores: 2, state: None }
 }
 
 fn options(root: &Path) -> Options {
@@ -455,7 +455,6 @@ fn ask(manager: &Manager, value: f32) -> Result<(), Error> {
         bucket: 0,
         deadline: None,
         priority: 0,
-        favoured: false,
     };
     let awaited = version.served.submit(request, crate::telemetry::clock::now())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

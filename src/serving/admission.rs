@@ -1,69 +1,12 @@
-//! Admission: the memory that bodies may hold at once, and the deadline of a request.
+//! Admission: the deadline of a request, and its priority.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::types::{
     error::Error,
     request::{InferRequest, Parameter},
     time::Tick,
 };
-
-/// Bytes that all requests under way may hold together.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-/// What one request holds of the budget; given back on drop.
-#[derive(Debug)]
-pub struct Charge {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Budget {
-    pub fn new(limit: usize) -> Arc<Budget> {
-        Arc::new(Budget { used: AtomicUsize::new(0), limit })
-    }
-
-    /// An empty charge, to grow as bytes arrive.
-    pub fn charge(self: &Arc<Self>) -> Charge {
-        Charge { budget: self.clone(), bytes: 0 }
-    }
-
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-}
-
-impl Charge {
-    /// Takes more; `Overloaded` where the budget has no room.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if used.saturating_add(bytes) > self.budget.limit {
-            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(Error::overloaded(
-                format!("the requests under way hold all of their {} bytes", self.budget.limit),
-                Duration::from_secs(1),
-            ));
-        }
-        self.bytes += bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// The earliest of what the client gave (`transport`: the gRPC deadline or HTTP's header; the protocol's `timeout`
 /// parameter, in microseconds, 0 meaning none), else the model's default; never later than `cap` from `received`.
@@ -164,20 +107,5 @@ mod tests {
         for wrong in [Parameter::Int64(-1), Parameter::String("1".into()), Parameter::Double(1.0)] {
             assert!(asked(Some(wrong), 0).is_err());
         }
-    }
-
-    #[test]
-    fn the_budget_refuses_what_does_not_fit_and_gets_it_back() {
-        let budget = Budget::new(100);
-        let mut a = budget.charge();
-        a.grow(80).expect("room");
-        let mut b = budget.charge();
-        let refused = b.grow(30).expect_err("no room");
-        assert!(refused.retry_after.is_some());
-        drop(a);
-        b.grow(30).expect("room again");
-        assert_eq!(budget.used(), 30);
-        drop(b);
-        assert_eq!(budget.used(), 0);
     }
 }

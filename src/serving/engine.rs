@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    admission::{self, Budget},
+    admission,
     bind::{Bound, Wanted, bind},
     caller::Caller,
+    memory::Budget,
 };
 use crate::{
     batcher::{
@@ -23,7 +24,7 @@ use crate::{
         served::Request,
     },
     repository::table::{SharedTable, Version},
-    telemetry::{clock::now, registry::registry, stats::Spans},
+    telemetry::{clock::now, registry::registry, request, stats::Spans},
     types::{
         error::{Code, Error},
         request::{InferRequest, InferResponse, OutputTensor},
@@ -91,8 +92,12 @@ impl Engine {
         }
         let version = self.table.load().resolve(&request.model, &request.version);
         let version = version.inspect_err(refused)?;
-        let mut passage = self.admit(version, received, caller).inspect_err(refused)?;
-        match self.submit(&passage, request, timeout, caller) {
+        request::note(|known| {
+            known.model = Some(version.model.clone());
+            known.version = Some(version.label.clone());
+        });
+        let mut passage = self.admit(version, received).inspect_err(refused)?;
+        match self.submit(&passage.version, request, received, timeout, caller) {
             Ok(submitted) => Ok(Pending { passage, submitted }),
             Err(error) => {
                 passage.finish(Err(&error));
@@ -103,13 +108,12 @@ impl Engine {
 
     fn submit(
         &self,
-        passage: &Passage,
+        version: &Version,
         request: InferRequest,
+        received: Tick,
         timeout: Option<Duration>,
         caller: Option<&Caller>,
     ) -> Result<Submitted, Error> {
-        let Passage { version, received, favoured, .. } = passage;
-        let (received, favoured) = (*received, *favoured);
         let default = version.default_timeout;
         let deadline =
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
@@ -123,32 +127,21 @@ impl Engine {
         if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(run::expired());
         }
-        let job = Request { inputs, rows, bytes, bucket, deadline, priority, favoured };
+        let job = Request { inputs, rows, bytes, bucket, deadline, priority };
         let awaited = version.served.submit(job, started)?;
         Ok(Submitted { awaited, deadline, id, wanted, rows })
     }
 
     /// Counts the request in, or refuses it.
-    fn admit(
-        &self,
-        version: Arc<Version>,
-        received: Tick,
-        caller: Option<&Caller>,
-    ) -> Result<Passage<'_>, Error> {
-        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
-        // A caller leaves as many places as it takes: the next one finds some.
-        let places = self.max_requests.saturating_sub(before);
-        let own = caller.map_or(1, |caller| caller.account.usage.at_once() as usize);
-        if own > places {
+    fn admit(&self, version: Arc<Version>, received: Tick) -> Result<Passage<'_>, Error> {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             let full =
                 format!("{} requests are under way, as many as are taken", self.max_requests);
             return Err(Error::overloaded(full, version.served.retry_after()));
         }
         version.stats.started();
-        let place = caller.map(|caller| caller.place);
-        let favoured = place.is_some_and(|place| version.served.shares.enter(place));
-        Ok(Passage { engine: self, version, received, place, favoured, finished: false })
+        Ok(Passage { engine: self, version, received, finished: false })
     }
 }
 
@@ -222,9 +215,6 @@ struct Passage<'a> {
     engine: &'a Engine,
     version: Arc<Version>,
     received: Tick,
-    /// Where the version counts what its caller has under way.
-    place: Option<usize>,
-    favoured: bool,
     finished: bool,
 }
 
@@ -235,9 +225,14 @@ impl Passage<'_> {
         match outcome {
             Ok((rows, spent)) => {
                 let Spent { queue, input, infer, output } = spent;
-                self.version.stats.answered(rows, Spans { total, queue, input, infer, output });
+                let spans = Spans { total, queue, input, infer, output };
+                self.version.stats.answered(rows, spans);
+                request::note(|known| known.answered(rows, spans));
             }
-            Err(error) => self.version.stats.failed(error.code, total),
+            Err(error) => {
+                self.version.stats.failed(error.code, total);
+                request::note(|known| known.code = Some(error.code));
+            }
         }
     }
 }
@@ -245,9 +240,6 @@ impl Passage<'_> {
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
         self.engine.under_way.fetch_sub(1, Ordering::Relaxed);
-        if let Some(place) = self.place {
-            self.version.served.shares.leave(place);
-        }
         if !self.finished {
             self.version.stats.failed(Code::Cancelled, now().since(self.received));
         }

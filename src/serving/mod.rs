@@ -4,4 +4,5 @@ pub mod admission;
 pub mod bind;
 pub mod caller;
 pub mod engine;
+pub mod memory;
 pub mod quota;

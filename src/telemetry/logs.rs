@@ -33,11 +33,37 @@ pub struct LogOptions {
     /// What is logged: `error`, `warn`, `info` (default: what an operator needs), `debug` or `trace`, also by room, as
     /// in `info,onnxd::batcher=debug`.
     pub level: String,
+    /// Which requests get a line of their own, with target `access`: `none` (default: a line a request would be most of what
+    /// a small model costs), `errors` or `all`. Lines that do not fit the log's queue are dropped and counted; no request
+    /// waits.
+    pub access: Access,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { format: Format::Text, level: "info".into() }
+        LogOptions { format: Format::Text, level: "info".into(), access: Access::None }
+    }
+}
+
+/// Which requests the access log has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    #[default]
+    None,
+    /// Those that failed, whoever is to blame.
+    Errors,
+    All,
+}
+
+impl Access {
+    /// Whether a request that ended like this gets a line.
+    pub fn takes(self, failed: bool) -> bool {
+        match self {
+            Access::None => false,
+            Access::Errors => failed,
+            Access::All => true,
+        }
     }
 }
 

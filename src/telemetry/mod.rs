@@ -8,5 +8,7 @@ pub mod names;
 pub mod process;
 pub mod prometheus;
 pub mod registry;
+pub mod request;
 pub mod stats;
+pub mod trace;
 pub mod triton;

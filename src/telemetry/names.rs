@@ -162,6 +162,12 @@ pub const LOG_DROPPED: Metric = counter(
     &[],
     "Log lines dropped because standard error did not take them fast enough.",
 );
+pub const SPANS: Metric = counter(
+    "onnxd_trace_spans_total",
+    "spans",
+    &["outcome"],
+    "Spans sent to the collector, by outcome: `exported`, or `failed` where it did not take them.",
+);
 pub const BUILD_INFO: Metric =
     gauge("onnxd_build_info", "info", &["version"], "1, labelled with the version of onnxd.");
 pub const CPU_SECONDS: Metric = counter(
@@ -278,7 +284,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 28] = [
+pub const ALL: [&Metric; 29] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -299,6 +305,7 @@ pub const ALL: [&Metric; 28] = [
     &CONNECTIONS_CUT,
     &CERTIFICATE_EXPIRY,
     &LOG_DROPPED,
+    &SPANS,
     &BUILD_INFO,
     &CPU_SECONDS,
     &RESIDENT_BYTES,

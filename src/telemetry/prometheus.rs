@@ -175,6 +175,10 @@ fn server(page: &mut Page, registry: &Registry) {
     page.single(&names::CERTIFICATE_EXPIRY, registry.certificate_expiry());
     page.family(&names::LOG_DROPPED);
     page.sample(names::LOG_DROPPED.name, &[], registry.log_dropped_total());
+    page.family(&names::SPANS);
+    for (outcome, taken) in [("exported", true), ("failed", false)] {
+        page.sample(names::SPANS.name, &[("outcome", outcome)], registry.spans_total(taken));
+    }
     page.family(&names::BUILD_INFO);
     page.sample(names::BUILD_INFO.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
 }

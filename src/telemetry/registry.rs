@@ -92,6 +92,8 @@ pub struct Registry {
     /// By `Code as usize`.
     refused: [AtomicU64; Code::ALL.len()],
     log_dropped: AtomicU64,
+    /// Spans that the collector took, and those that it did not.
+    spans: [AtomicU64; 2],
 }
 
 /// What is known of a version whether or not it serves.
@@ -242,6 +244,16 @@ impl Registry {
 
     pub fn connections(&self, listener: Listener) -> &Connections {
         &self.connections[listener as usize]
+    }
+
+    /// So many spans were sent, or could not be.
+    pub fn spans(&self, count: u64, taken: bool) {
+        self.spans[usize::from(!taken)].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Spans that the collector took, or did not, since the start.
+    pub fn spans_total(&self, taken: bool) -> u64 {
+        self.spans[usize::from(!taken)].load(Ordering::Relaxed)
     }
 
     /// The living versions by model and version; forgets those that are gone.

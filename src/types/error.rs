@@ -16,6 +16,8 @@ pub enum Code {
     WrongMethod,
     TooLarge,
     UnsupportedMedia,
+    /// A content-encoding or grpc-encoding that is not here: the answer lists those that are.
+    UnsupportedEncoding,
     /// The client left.
     Cancelled,
     /// Queue full, standing delay, quota, memory budget.
@@ -38,7 +40,7 @@ pub enum Blame {
 }
 
 impl Code {
-    pub const ALL: [Code; 14] = [
+    pub const ALL: [Code; 15] = [
         Code::InvalidArgument,
         Code::Unauthenticated,
         Code::PermissionDenied,
@@ -47,6 +49,7 @@ impl Code {
         Code::WrongMethod,
         Code::TooLarge,
         Code::UnsupportedMedia,
+        Code::UnsupportedEncoding,
         Code::Cancelled,
         Code::Overloaded,
         Code::DeadlineExceeded,
@@ -66,6 +69,7 @@ impl Code {
             Code::WrongMethod => (405, 12, "wrong_method", Blame::Client),
             Code::TooLarge => (413, 8, "too_large", Blame::Client),
             Code::UnsupportedMedia => (415, 12, "unsupported_media", Blame::Client),
+            Code::UnsupportedEncoding => (415, 12, "unsupported_encoding", Blame::Client),
             Code::Cancelled => (499, 1, "cancelled", Blame::Client),
             Code::Overloaded => (429, 8, "overloaded", Blame::Load),
             Code::DeadlineExceeded => (504, 4, "deadline_exceeded", Blame::Load),
@@ -104,6 +108,7 @@ impl Code {
             Code::WrongMethod => "Not a method of this path",
             Code::TooLarge => "Too large, as sent or decompressed",
             Code::UnsupportedMedia => "Unknown content type or encoding",
+            Code::UnsupportedEncoding => "Unknown encoding; the answer lists those that are known",
             Code::Cancelled => "The client left",
             Code::Overloaded => "A queue, a quota or the memory for requests is full",
             Code::DeadlineExceeded => "The deadline passed, or cannot be met",

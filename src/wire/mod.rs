@@ -7,6 +7,7 @@ pub mod binary;
 mod check;
 mod chunks;
 mod digits;
+pub mod flate;
 pub mod grpc;
 mod grpc_contents;
 pub mod json;

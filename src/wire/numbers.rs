@@ -3,6 +3,8 @@
 //! A number is scanned once into digits and a power of ten, eight digits at a step. What that does not settle (a
 //! decimal too close to the middle of two floats, more than 19 digits) is read again by fast_float2, which is exact.
 
+use std::cmp::Ordering;
+
 use half::{bf16, f16};
 
 use super::digits::{self, PLACE, eight_digits, window};
@@ -318,13 +320,68 @@ pub fn bf16_of(value: f64) -> bf16 {
 /// The nearest FP16 of the number scanned at `start`; `None` where that would be infinite.
 #[inline(always)]
 pub fn to_f16(number: &Number, bytes: &[u8], start: usize) -> Option<f16> {
-    let value = f16_of(to_f64(number, bytes, start)?);
-    value.is_finite().then_some(value)
+    let value = to_f64(number, bytes, start)?;
+    let magnitude = f16_of(value.abs()).to_bits();
+    // What lies beyond the largest counts as the next power of two until it is rounded.
+    let wide = |bits| if bits < 0x7c00 { f16::from_bits(bits).to_f64() } else { 65_536.0 };
+    let text = bytes.get(start..number.end)?;
+    let magnitude = settle(magnitude, value.abs(), wide, text);
+    (magnitude < 0x7c00).then_some(f16::from_bits(magnitude | u16::from(number.negative) << 15))
 }
 
 /// The nearest BF16 of the number scanned at `start`; `None` where that would be infinite.
 #[inline(always)]
 pub fn to_bf16(number: &Number, bytes: &[u8], start: usize) -> Option<bf16> {
-    let value = bf16_of(to_f64(number, bytes, start)?);
-    value.is_finite().then_some(value)
+    let value = to_f64(number, bytes, start)?;
+    let magnitude = bf16_of(value.abs()).to_bits();
+    let beyond = f64::from_bits((1023 + 128) << 52);
+    let wide = |bits| if bits < 0x7f80 { bf16::from_bits(bits).to_f64() } else { beyond };
+    let text = bytes.get(start..number.end)?;
+    let magnitude = settle(magnitude, value.abs(), wide, text);
+    (magnitude < 0x7f80).then_some(bf16::from_bits(magnitude | u16::from(number.negative) << 15))
+}
+
+/// The right one of two short floats where `value`, the nearest f64, is their middle: the number itself may lie on either
+/// side of it. `bits` is the one that `value` is rounded to.
+#[inline(always)]
+fn settle(bits: u16, value: f64, wide: impl Fn(u16) -> f64, text: &[u8]) -> u16 {
+    let near = wide(bits);
+    if near == value {
+        return bits;
+    }
+    let other = if value > near { bits + 1 } else { bits - 1 };
+    if (near + wide(other)) / 2.0 != value {
+        return bits;
+    }
+    match side(text, value) {
+        Ordering::Less => bits.min(other),
+        Ordering::Equal => bits,
+        Ordering::Greater => bits.max(other),
+    }
+}
+
+/// How the magnitude of a decimal compares with a float, exactly: by the digits of both.
+#[cold]
+#[inline(never)]
+fn side(text: &[u8], value: f64) -> Ordering {
+    // More digits than the middle of two short floats ever has.
+    let float = format!("{value:.200e}");
+    let (float, text) = (decimal(float.as_bytes()), decimal(text));
+    text.1.cmp(&float.1).then_with(|| text.0.cmp(&float.0))
+}
+
+/// A decimal's digits from the first that is not 0 to the last, and the power of ten of the first.
+fn decimal(text: &[u8]) -> (Vec<u8>, i64) {
+    let end = text.iter().position(|b| matches!(b, b'e' | b'E')).unwrap_or(text.len());
+    let (number, power) = text.split_at(end);
+    let power = self::power(power, 1).map_or(0, |(power, _)| power);
+    let point = number.iter().position(|b| *b == b'.').unwrap_or(number.len());
+    let whole = number.iter().take(point).filter(|b| b.is_ascii_digit()).count();
+    let mut digits: Vec<u8> = number.iter().copied().filter(u8::is_ascii_digit).collect();
+    let zeros = digits.iter().take_while(|b| **b == b'0').count();
+    digits.drain(..zeros);
+    while digits.last() == Some(&b'0') {
+        digits.pop();
+    }
+    (digits, power + whole as i64 - zeros as i64)
 }

@@ -14,7 +14,7 @@ use crate::support::{
     grpc::{self, Grpc},
     http::{self, Http, infer, infer_path},
     server::{Ended, Server, Socket, run_to_end},
-    watch::{self, metric, until, until_busy},
+    watch::{metric, until},
 };
 
 /// A key as `onnxd key` makes it, with its hash.
@@ -111,6 +111,18 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
         assert_eq!(known.infer("", &request).floats(), [4.0; 4]);
         assert_eq!(known.call("ModelStatistics", "", b"").code, 7);
     }
+    the_operators_port(&server, &reader, &admin);
+    let count = |caller: &str, code: &str| {
+        let labels = [format!("caller=\"{caller}\""), format!("code=\"{code}\"")];
+        metric(&server, "onnxd_caller_requests_total", &[&labels[0], &labels[1]])
+    };
+    assert_eq!(count("search", "ok"), 4.0);
+    assert_eq!(count("search", "permission_denied"), 2.0);
+    assert!(count("unknown", "unauthenticated") >= 14.0);
+    no_secret_is_told(&home, server, &[&search, &reader, &admin]);
+}
+
+fn the_operators_port(server: &Server, reader: &Key, admin: &Key) {
     let operator = |method: &str, path: &str, key: Option<&Key>| {
         let headers = key.map_or(String::new(), Key::header);
         Http::connect(&server.operator).ask(method, path, &headers, b"").status
@@ -122,19 +134,16 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
         ("/admin/v1/models", 401, 403, 200),
         ("/nope", 401, 403, 404),
     ] {
-        let got = [None, Some(&reader), Some(&admin)].map(|key| operator("GET", path, key));
+        let got = [None, Some(reader), Some(admin)].map(|key| operator("GET", path, key));
         assert_eq!(got, [nobody, reads, admins], "{path}");
     }
-    assert_eq!(operator("POST", "/v2/repository/index", Some(&reader)), 200);
-    assert_eq!(operator("POST", "/v2/repository/models/versioned/unload", Some(&reader)), 403);
+    assert_eq!(operator("POST", "/v2/repository/index", Some(reader)), 200);
+    assert_eq!(operator("POST", "/v2/repository/models/versioned/unload", Some(reader)), 403);
+}
 
-    let count = |caller: &str, code: &str| {
-        let labels = [format!("caller=\"{caller}\""), format!("code=\"{code}\"")];
-        metric(&server, "onnxd_caller_requests_total", &[&labels[0], &labels[1]])
-    };
-    assert_eq!(count("search", "ok"), 4.0);
-    assert_eq!(count("search", "permission_denied"), 2.0);
-    assert!(count("unknown", "unauthenticated") >= 14.0);
+/// Nothing of any key or hash in all that was written, at the most talkative level; the last of `keys` is an admin's.
+fn no_secret_is_told(home: &Home, server: Server, keys: &[&Key]) {
+    let admin = keys.last().expect("an admin");
     let page = http::get(&server.operator, "/metrics").body;
     let explained = Http::connect(&server.operator).ask(
         "GET",
@@ -151,7 +160,6 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
     ]);
     assert!(check.stdout.contains("sha256:***"), "{}", check.stdout);
 
-    // Nothing of any key or hash in all that was written, at the most talkative level.
     let said = server.said();
     server.stop();
     let all = [
@@ -163,7 +171,7 @@ fn whoever_is_not_known_is_refused_on_every_socket() {
     ];
     for (at, text) in all.iter().enumerate() {
         let text = String::from_utf8_lossy(text);
-        for key in [&search, &reader, &admin] {
+        for key in keys {
             let digits = &key.hash["sha256:".len()..];
             for secret in [&key.key["onnxd_".len()..], digits, &digits[..12]] {
                 assert!(!text.contains(secret), "output {at} has a secret");
@@ -273,56 +281,4 @@ fn a_port_that_is_open_to_all_is_told() {
     };
     assert!(open("log: {level: warn}\n"));
     assert!(!open(&format!("auth: {{callers: [{{name: a, keys: '{}'}}]}}\n", Key::make().hash)));
-}
-
-/// What never ends by itself; its client's leaving ends it.
-const ENDLESS: u64 = 1_000_000_000;
-
-/// Sends one inference of `burn` and does not wait for it.
-fn send(server: &Server, key: &Key, x: f64, iters: u64) -> Http {
-    let mut peer = Http::connect(&server.http);
-    let body = http::burn(x, iters).to_string();
-    peer.send(&http::request("POST", &infer_path("burn"), &key.header(), body.as_bytes()));
-    peer
-}
-
-/// One caller fills the queue: another one is taken in, at the first one's cost, and runs before what the first has waiting.
-#[test]
-fn a_flood_of_one_caller_leaves_the_others_their_share() {
-    let home =
-        Home::of(&["burn"]).yaml("burn", "batching: {instances: 1, max_queue_requests: 4}\n");
-    let [flood, few] = [Key::make(), Key::make()];
-    let config = format!(
-        "auth:\n  callers:\n    - {{name: flood, keys: '{}'}}\n    - {{name: few, keys: '{}'}}\n",
-        flood.hash, few.hash
-    );
-    let server = serve(&home, &config);
-    let holder = send(&server, &flood, 0.0, ENDLESS);
-    until_busy(&server, "burn", 1, 0);
-    // One after the other: the last of them is known.
-    let mut waiting: Vec<Http> = Vec::new();
-    for n in 1..=4u64 {
-        waiting.push(send(&server, &flood, n as f64, ENDLESS));
-        until_busy(&server, "burn", 1, n);
-    }
-    send(&server, &flood, 5.0, 1).read().error(429);
-
-    let first = send(&server, &few, 7.0, 1);
-    let displaced = waiting.pop().expect("the last of the flood").read();
-    assert!(displaced.header("retry-after").is_some());
-    displaced.error(429);
-    let second = send(&server, &few, 8.0, 1);
-    waiting.pop().expect("the one before").read().error(429);
-    // Its share is no more than that.
-    send(&server, &few, 9.0, 1).read().error(429);
-    until_busy(&server, "burn", 1, 4);
-
-    // What the flood still has waiting never ends: had it gone first, nobody else would be answered.
-    drop(holder);
-    for (x, mut peer) in [(7.0, first), (8.0, second)] {
-        assert_eq!(peer.read().output(0), [x]);
-    }
-    drop(waiting);
-    until("all have left", || watch::in_flight(&server, "burn") == 0);
-    server.stop();
 }

@@ -5,7 +5,7 @@ use prost::Message;
 use crate::support::{
     files::Home,
     frames::{Event, Frames},
-    grpc,
+    grpc::{self, Grpc},
     http::{self, Http, infer_path},
     server::Server,
     watch::{self, until},
@@ -72,6 +72,42 @@ fn a_grpc_client_that_resets_ends_its_work() {
     assert_eq!(watch::executions(&server, "burn"), before + 1, "who left was not served");
     // It answers no ping while nobody reads, which a stop would wait for.
     drop(client);
+    server.stop();
+}
+
+#[test]
+fn of_many_that_leave_over_three_protocols_none_is_executed() {
+    const EACH: u64 = 20;
+    let (_home, server) = one_at_a_time();
+    let web = Grpc::connect(&server.http);
+    // The run in the way is ended by its own leaving, over HTTP/2: over HTTP/1.1 and gRPC the tests above do the same.
+    let body = http::burn(1.0, ENDLESS);
+    let running = web.post(&infer_path("burn"), &[], &body);
+    watch::until_busy(&server, "burn", 1, 0);
+    let before = watch::executions(&server, "burn");
+
+    let mut calls = Frames::connect(&server.grpc);
+    let message = grpc::burn(2.0, 1).encode_to_vec();
+    let streams: Vec<u32> =
+        (0..EACH).map(|_| calls.call(&message).expect("the call goes out")).collect();
+    let clients: Vec<Http> = (0..EACH).map(|_| send(&server, 2.0, 1)).collect();
+    let body = http::burn(2.0, 1);
+    let posts: Vec<_> = (0..EACH).map(|_| web.post(&infer_path("burn"), &[], &body)).collect();
+    watch::until_busy(&server, "burn", 1, 3 * EACH);
+    let mut next = send(&server, 7.0, 1);
+    watch::until_busy(&server, "burn", 1, 3 * EACH + 1);
+
+    streams.into_iter().for_each(|id| calls.reset(id));
+    drop(clients);
+    posts.iter().for_each(|post| post.abort());
+    until("all of them are counted", || {
+        watch::ended_with(&server, "burn", "cancelled") == 3 * EACH
+    });
+    running.abort();
+    assert_eq!(next.read().output(0), [7.0]);
+    assert_eq!(watch::executions(&server, "burn"), before + 1, "who left was not served");
+    assert_eq!(watch::ended_with(&server, "burn", "cancelled"), 3 * EACH + 1);
+    drop(calls);
     server.stop();
 }
 

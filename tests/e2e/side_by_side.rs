@@ -55,3 +55,43 @@ fn small_models_and_health_answer_beside_a_saturated_one() {
     assert_eq!(infer(&server.http, "burn", "", &http::burn(6.0, 1)).output(0), [6.0]);
     server.stop();
 }
+
+#[test]
+fn a_queue_four_times_full_is_nobody_elses_trouble() {
+    const QUEUE: u64 = 16;
+    let home = Home::of(&["burn", "versioned"])
+        .yaml("burn", &format!("batching: {{instances: 1, max_queue_requests: {QUEUE}}}\n"))
+        .model("single", "versioned")
+        .yaml("single", "batching: {mode: single}\n");
+    let server = Server::start(home.path(), &home.repository());
+    let request = |x: u64, iters| {
+        let body = http::burn(x as f64, iters).to_string();
+        http::request("POST", &infer_path("burn"), "", body.as_bytes())
+    };
+    let mut holder = Http::connect(&server.http);
+    holder.send(&request(0, ENDLESS));
+    watch::until_busy(&server, "burn", 1, 0);
+    let mut callers: Vec<Http> = (0..4 * QUEUE).map(|_| Http::connect(&server.http)).collect();
+    for (x, caller) in callers.iter_mut().enumerate() {
+        caller.send(&request(x as u64, 1));
+    }
+    let refused = || watch::ended_with(&server, "burn", "overloaded");
+    watch::until("the surplus is refused", || refused() == 3 * QUEUE);
+    assert_eq!(watch::shed(&server, "burn", "queue_full"), 3 * QUEUE);
+
+    let calls = Grpc::connect(&server.grpc);
+    for _ in 0..10 {
+        for model in ["versioned", "single"] {
+            assert_eq!(infer(&server.http, model, "", &http::four(1.0)).output(0), [4.0; 4]);
+            assert_eq!(calls.infer("30S", &grpc::four(model, 1.0)).floats(), [4.0; 4], "{model}");
+        }
+        for address in [&server.http, &server.grpc, &server.operator] {
+            assert_eq!(http::get(address, "/v2/health/ready").status, 200);
+        }
+    }
+    assert_eq!(watch::in_flight(&server, "burn"), QUEUE + 1, "the rest waits still");
+    drop(holder);
+    let answers: Vec<u16> = callers.iter_mut().map(|caller| caller.read().status).collect();
+    assert_eq!(answers.iter().filter(|status| **status == 200).count() as u64, QUEUE);
+    server.stop();
+}

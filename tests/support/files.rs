@@ -58,6 +58,12 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The library that fakes a process's clock, where setup-tests.sh could fetch it.
+pub fn faketime() -> Option<PathBuf> {
+    script("setup-tests.sh");
+    Some(target().join("faketime/libfaketimeMT.so.1")).filter(|library| library.is_file())
+}
+
 /// The models of make_models.py and make_broken.py, made once a process.
 fn zoo() -> &'static Path {
     static ZOO: OnceLock<PathBuf> = OnceLock::new();

@@ -127,6 +127,26 @@ impl Grpc {
         self.call("ModelInfer", timeout, &request.encode_to_vec())
     }
 
+    /// Begins an HTTP request over this connection; dropping or aborting the handle resets its stream. `headers`: pairs.
+    pub fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &serde_json::Value,
+    ) -> JoinHandle<(u16, Bytes)> {
+        let mut request = Request::post(format!("http://localhost{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_string())).expect("a request");
+        let mut sender = self.sender.clone();
+        runtime().spawn(async move {
+            let response = sender.send_request(request).await.expect("an answer");
+            let status = response.status().as_u16();
+            (status, response.into_body().collect().await.expect("a body").to_bytes())
+        })
+    }
+
     /// An ordinary HTTP request over this connection: status and body.
     pub fn http(&self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
         let request = Request::builder().method(method).uri(format!("http://localhost{path}"));
@@ -150,7 +170,7 @@ where
 }
 
 /// Waits for a call's end.
-pub fn finish(call: JoinHandle<Called>) -> Called {
+pub fn finish<T: Send + 'static>(call: JoinHandle<T>) -> T {
     let patient = async { tokio::time::timeout(Duration::from_secs(60), call).await };
     runtime().block_on(patient).expect("an answer in time").expect("a call that ends")
 }

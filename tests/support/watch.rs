@@ -59,3 +59,9 @@ pub fn executions(server: &Server, model: &str) -> u64 {
     let stats = http::get(&server.http, &format!("/v2/models/{model}/stats")).json();
     stats["model_stats"][0]["execution_count"].as_u64().expect("a count")
 }
+
+/// Requests of the model that were shed for this reason.
+pub fn shed(server: &Server, model: &str, reason: &str) -> u64 {
+    let labels = [format!("model=\"{model}\""), format!("reason=\"{reason}\"")];
+    metric(server, "onnxd_requests_shed_total", &[&labels[0], &labels[1]]) as u64
+}

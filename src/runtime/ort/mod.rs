@@ -60,8 +60,4 @@ impl Backend for OrtBackend {
         })?;
         Ok(Arc::new(session))
     }
-
-    fn spreads_runs(&self) -> bool {
-        true
-    }
 }

@@ -22,8 +22,6 @@ pub struct Configured {
     pub names: Vec<String>,
     /// Providers that were replaced, and why.
     pub warnings: Vec<String>,
-    /// The device of the preferred provider, where it is not the CPU.
-    pub device: Option<String>,
 }
 
 impl Configured {
@@ -43,15 +41,12 @@ pub fn configure(
     options: &SessionOptions,
     cpu_only: bool,
 ) -> Result<Configured, String> {
-    let (mut names, mut warnings, mut device) = (Vec::new(), Vec::new(), None);
+    let (mut names, mut warnings) = (Vec::new(), Vec::new());
     for provider in options.providers.iter().filter(|p| !cpu_only && p.name != Provider::Cpu) {
         let added = add(library, builder, provider);
         builder = added.0;
         match added.1 {
-            Ok(name) => {
-                names.push(name.to_owned());
-                device = device.or_else(|| provider.device());
-            }
+            Ok(name) => names.push(name.to_owned()),
             Err(reason) if !options.fallback => return Err(refused(provider, &reason)),
             Err(reason) => warnings.push(format!("{}; left out", refused(provider, &reason))),
         }
@@ -67,7 +62,7 @@ pub fn configure(
         builder = builder.with_devices(cpu, None).map_err(|e| e.to_string())?;
     }
     names.push(CPU_NAME.to_owned());
-    Ok(Configured { builder, names, warnings, device })
+    Ok(Configured { builder, names, warnings })
 }
 
 fn refused(provider: &ProviderOptions, reason: &str) -> String {

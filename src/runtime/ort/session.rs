@@ -45,7 +45,6 @@ pub struct OrtSession {
     signature: Arc<Signature>,
     providers: Vec<String>,
     warnings: Vec<String>,
-    device: Option<String>,
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     /// Held over a run where a provider other than the CPU's takes part: only that one is known to run concurrently.
@@ -68,16 +67,16 @@ impl OrtSession {
         if let Some(missing) = graph.external.iter().find(|location| !given(location)) {
             return Err(format!("the file {missing:?} of its external data is missing"));
         }
-        let (session, placed) = match commit(library, source, options, false) {
+        let (session, configured) = match commit(library, source, options, false) {
             Err(Refusal { reason, by_device: true }) if options.fallback => {
-                let (session, mut placed) =
+                let (session, mut configured) =
                     commit(library, source, options, true).map_err(|e| e.reason)?;
-                placed.warnings.push(format!("{reason}; the model runs on the CPU"));
-                (session, placed)
+                configured.1.push(format!("{reason}; the model runs on the CPU"));
+                (session, configured)
             }
             other => other.map_err(|e| e.reason)?,
         };
-        let Placed { providers, warnings, device } = placed;
+        let (providers, warnings) = configured;
         let signature = signature(graph, session.inputs(), session.outputs())?;
         let name = |spec: &TensorSpec| CString::new(&*spec.name).map_err(|e| e.to_string());
         Ok(OrtSession {
@@ -88,7 +87,6 @@ impl OrtSession {
             serial: (providers.len() > 1).then(Mutex::default),
             providers,
             warnings,
-            device,
             inner: Arc::new(Inner { session }),
         })
     }
@@ -185,10 +183,6 @@ impl Session for OrtSession {
         &self.warnings
     }
 
-    fn device(&self) -> Option<&str> {
-        self.device.as_deref()
-    }
-
     fn run(
         &self,
         inputs: &[Option<TensorView<'_>>],
@@ -255,14 +249,7 @@ struct Refusal {
     by_device: bool,
 }
 
-/// What came of the providers that were asked for.
-struct Placed {
-    providers: Vec<String>,
-    warnings: Vec<String>,
-    device: Option<String>,
-}
-
-type Committed = (::ort::session::Session, Placed);
+type Committed = (::ort::session::Session, (Vec<String>, Vec<String>));
 
 fn commit(
     library: &Library,
@@ -274,7 +261,7 @@ fn commit(
     let builder = prepare(library, options).map_err(|e| plain(e.to_string()))?;
     let configured = providers::configure(library, builder, options, cpu_only).map_err(plain)?;
     let by_device = configured.has_device();
-    let Configured { mut builder, names, warnings, device } = configured;
+    let Configured { mut builder, names, warnings } = configured;
     let refuse = |reason: String| Refusal { reason, by_device };
     // Names and buffers stay where they are until the session is made; it copies what it needs of them.
     let files: Vec<CString> = source
@@ -290,7 +277,7 @@ fn commit(
         };
         refuse(reason)
     })?;
-    Ok((session, Placed { providers: names, warnings, device }))
+    Ok((session, (names, warnings)))
 }
 
 fn prepare(library: &Library, options: &SessionOptions) -> ::ort::Result<SessionBuilder> {

@@ -1,6 +1,7 @@
 //! Tests of the codecs: literal bodies, properties, and everything a hostile peer can send.
 
 mod binary;
+mod flate;
 mod grpc;
 mod grpc_contents;
 mod json;

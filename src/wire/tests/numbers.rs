@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::wire::{
     digits,
-    numbers::{bf16_of, f16_of, integer, scan, to_f32, to_f64},
+    numbers::{bf16_of, f16_of, integer, scan, to_bf16, to_f16, to_f32, to_f64},
 };
 
 /// The text as our numbers read it: alone, at the end of other text, and in its midst, where the fast way is open.
@@ -178,6 +178,48 @@ fn fp16_rounds_to_nearest_even() {
     assert_eq!(f16_of(65519.99999999999), f16::MAX);
     assert_eq!(f16_of(1e300), f16::INFINITY);
     assert!(f16_of(f64::NAN).is_nan());
+}
+
+/// The decimal that is exactly the middle, and those beside it by so little that their f64 is the middle as well.
+fn around(middle: f64) -> [String; 3] {
+    let exact = format!("{middle:.160}").trim_end_matches('0').to_owned();
+    let low = match exact.strip_suffix('.') {
+        Some(_) => format!("{}.{}", middle - 1.0, "9".repeat(30)),
+        None => format!("{}4{}", exact.strip_suffix('5').unwrap(), "9".repeat(30)),
+    };
+    let high = format!("{exact}{}1", "0".repeat(30));
+    [low, exact.trim_end_matches('.').to_owned(), high]
+}
+
+#[test]
+fn short_floats_are_rounded_once() {
+    let f16_of = |text: &str| {
+        let read = scan(text.as_bytes(), 0).unwrap();
+        to_f16(&read, text.as_bytes(), 0).map(f16::to_bits)
+    };
+    let bf16_of = |text: &str| {
+        let read = scan(text.as_bytes(), 0).unwrap();
+        to_bf16(&read, text.as_bytes(), 0).map(bf16::to_bits)
+    };
+    for bits in (0..0x7bff_u16).step_by(7) {
+        let middle = (f16::from_bits(bits).to_f64() + f16::from_bits(bits + 1).to_f64()) / 2.0;
+        let [low, exact, high] = around(middle);
+        assert_eq!(f16_of(&low), Some(bits), "{low}");
+        assert_eq!(f16_of(&exact), Some(bits + (bits & 1)), "{exact}");
+        assert_eq!(f16_of(&high), Some(bits + 1), "{high}");
+        assert_eq!(f16_of(&format!("-{high}")), Some((bits + 1) | 0x8000), "-{high}");
+    }
+    for bits in (0x3000..0x4a00_u16).chain(0..16) {
+        let middle = (bf16::from_bits(bits).to_f64() + bf16::from_bits(bits + 1).to_f64()) / 2.0;
+        let [low, exact, high] = around(middle);
+        assert_eq!(bf16_of(&low), Some(bits), "{low}");
+        assert_eq!(bf16_of(&exact), Some(bits + (bits & 1)), "{exact}");
+        assert_eq!(bf16_of(&high), Some(bits + 1), "{high}");
+    }
+    assert_eq!(f16_of("65519.99999999999999999999999"), Some(0x7bff));
+    assert_eq!(f16_of("6.551999999999999999999999999e4"), Some(0x7bff));
+    assert_eq!(f16_of("65520"), None);
+    assert_eq!(f16_of("0.0000000000000000000000000000001"), Some(0));
 }
 
 #[test]
