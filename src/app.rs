@@ -54,6 +54,9 @@ use crate::{
 /// How long the last phases may take together once connections have ended or were cut.
 const LAST_PHASES: Duration = Duration::from_secs(3);
 
+/// Files that are open for anything but connections, generously.
+const OTHER_FILES: u64 = 64;
+
 /// How long `onnxd explain` waits for a model to load.
 const EXPLAIN_LIMIT: Duration = Duration::from_secs(600);
 
@@ -79,6 +82,10 @@ fn failed(error: &str) -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), String> {
+    let files = telemetry::process::raise_open_files();
+    if files.is_some_and(|files| files < config.max_connections as u64 + OTHER_FILES) {
+        tracing::warn!(?files, "fewer files may be open than max_connections asks for");
+    }
     let main = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -405,6 +412,7 @@ impl Ports<'_> {
         let operator = Gated(Operator {
             router: operator::router(&self.api, Arc::new(move || prometheus::render(metrics))),
             gate: Arc::new(Gate::new(self.auth.clone(), Port::Operator)),
+            limits: self.api.limits,
         });
         let (options, listener) = (self.options(), self.listener.clone());
         let observed = Observed { inner: operator, observer: self.observer.cloned() };

@@ -20,6 +20,10 @@ mod command_line;
 mod deadlines;
 #[path = "e2e/drain.rs"]
 mod drain;
+#[path = "e2e/floods.rs"]
+mod floods;
+#[path = "e2e/heads.rs"]
+mod heads;
 #[path = "e2e/leaving.rs"]
 mod leaving;
 #[path = "e2e/metrics.rs"]
@@ -38,6 +42,8 @@ mod quiet;
 mod secure;
 #[path = "e2e/side_by_side.rs"]
 mod side_by_side;
+#[path = "e2e/slow.rs"]
+mod slow;
 #[path = "e2e/start.rs"]
 mod start;
 #[path = "e2e/wire.rs"]

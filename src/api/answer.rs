@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    body::Body,
+    body::{Body, BodyLimits},
     fast::{self, Front, Lane},
     gate::{Behind, Gate},
     peer::Peer,
+    timed,
 };
 use crate::{serving::caller::Caller, telemetry::clock::now};
 
@@ -50,6 +51,7 @@ impl Behind for Arc<Front> {
 pub struct Operator {
     pub router: axum::Router,
     pub gate: Arc<Gate>,
+    pub limits: BodyLimits,
 }
 
 impl Behind for Operator {
@@ -64,7 +66,7 @@ impl Behind for Operator {
         request: Request<Incoming>,
         _caller: Option<Arc<Caller>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-        let routed = self.router.oneshot(request.map(axum::body::Body::new));
+        let routed = self.router.oneshot(timed::request(request, self.limits));
         async { Ok(routed.await?.map(Body::Routed)) }
     }
 }

@@ -4,7 +4,6 @@ use std::{cell::RefCell, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -12,7 +11,7 @@ use super::{
     body::{self, Body, BodyLimits, Chunks},
     coded, encoding, errors,
     gate::Gate,
-    grpc,
+    grpc, timed,
 };
 use crate::{
     serving::{caller::Caller, engine::Engine, memory::Charge},
@@ -88,15 +87,7 @@ async fn route(
     request: Request<Incoming>,
     caller: Option<Arc<Caller>>,
 ) -> Result<Response<Body>, Infallible> {
-    let max = front.limits.max_bytes;
-    // A call of gRPC may be many messages: each is held to the limit where it is read.
-    let whole = !is_grpc(request.headers());
-    let mut request = request.map(|body| match whole {
-        true => {
-            axum::body::Body::new(http_body_util::Limited::new(body, max).map_err(axum::Error::new))
-        }
-        false => axum::body::Body::new(body),
-    });
+    let mut request = timed::request(request, front.limits);
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
@@ -104,7 +95,7 @@ async fn route(
     Ok(response.map(Body::Routed))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
 }
 

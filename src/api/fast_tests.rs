@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 

@@ -114,6 +114,11 @@ impl Framing {
         None
     }
 
+    /// Whether the request's line has not ended yet.
+    pub fn in_request_line(&self) -> bool {
+        self.place == Place::RequestLine
+    }
+
     fn hold(&mut self, bytes: &[u8]) {
         let room = &mut self.begun[self.held..];
         let taken = bytes.len().min(room.len());

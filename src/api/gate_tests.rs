@@ -28,6 +28,9 @@ use crate::{
     serving::engine::{Engine, EngineOptions},
 };
 
+const LIMITS: BodyLimits =
+    BodyLimits { max_bytes: 1 << 16, timeout: std::time::Duration::from_secs(30) };
+
 /// The key of the caller that has exactly this role.
 fn key(role: Role) -> String {
     format!("key-of-{}", role.name())
@@ -71,7 +74,7 @@ fn front(auth: &Arc<Auth>) -> Arc<Front> {
     Arc::new(Front {
         engine: Arc::new(Engine::new(fixture::api().table, &options)),
         router: router(Port::Data),
-        limits: BodyLimits { max_bytes: 1 << 16, timeout: std::time::Duration::from_secs(30) },
+        limits: LIMITS,
         gate: Gate::new(auth.clone(), Port::Data),
     })
 }
@@ -339,7 +342,8 @@ async fn matrix(port: Port, version: Version, by: By, auth: &Arc<Auth>) -> usize
         Port::Data => Client::of(front(auth), version, by.peer()).await,
         Port::Operator => {
             let gate = Arc::new(Gate::new(auth.clone(), port));
-            Client::of(Operator { router: router(port), gate }, version, by.peer()).await
+            Client::of(Operator { router: router(port), gate, limits: LIMITS }, version, by.peer())
+                .await
         }
     };
     let mut asked = 0;
@@ -395,7 +399,7 @@ async fn other_spellings_are_no_way_around() {
             Port::Data => Client::of(front(&auth), Version::HTTP_11, By::Nobody.peer()).await,
             Port::Operator => {
                 let gate = Arc::new(Gate::new(auth.clone(), port));
-                let operator = Operator { router: router(port), gate };
+                let operator = Operator { router: router(port), gate, limits: LIMITS };
                 Client::of(operator, Version::HTTP_11, By::Nobody.peer()).await
             }
         };
@@ -512,7 +516,8 @@ async fn a_quota_refuses_and_says_when() {
 #[tokio::test]
 async fn without_callers_the_operators_port_is_local_and_no_pages() {
     let gate = Arc::new(Gate::new(Auth::off(), Port::Operator));
-    let operator = || Operator { router: router(Port::Operator), gate: gate.clone() };
+    let operator =
+        || Operator { router: router(Port::Operator), gate: gate.clone(), limits: LIMITS };
     let local = || Peer::at(Some([127, 0, 0, 1].into()));
     let mut here = Client::of(operator(), Version::HTTP_11, local()).await;
     let mut there = Client::of(operator(), Version::HTTP_11, By::Nobody.peer()).await;

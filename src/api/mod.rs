@@ -29,6 +29,7 @@ pub mod schema;
 pub mod state;
 pub mod status;
 pub mod stream;
+pub mod timed;
 pub mod tls;
 pub mod tls_probe;
 

@@ -80,6 +80,7 @@ delegate!(Plain, Plain::Tcp, Plain::Unix);
 delegate!(Stream, Stream::Plain, Stream::Tls);
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
+const LINE_END: &[u8] = b" HTTP/1.1\r\n\r\n";
 
 /// A stream that notes what passes.
 pub struct Watched {
@@ -148,11 +149,12 @@ impl AsyncRead for Watched {
         let this = self.get_mut();
         if this.overlong != Overlong::No {
             let ended = this.overlong == Overlong::Ended || this.activity.open() > 0;
-            if ended || buffer.remaining() < HEAD_END.len() {
+            let rest = if this.framing.in_request_line() { LINE_END } else { HEAD_END };
+            if ended || buffer.remaining() < rest.len() {
                 // The answer that is on its way ends the connection.
                 return Poll::Pending;
             }
-            buffer.put_slice(HEAD_END);
+            buffer.put_slice(rest);
             this.overlong = Overlong::Ended;
             return Poll::Ready(Ok(()));
         }

@@ -29,6 +29,20 @@ struct Units {
     page_bytes: u64,
 }
 
+/// Lets the process open as many files as it may, whatever it was started with: every connection is one. The limit, where
+/// it could be raised.
+pub fn raise_open_files() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes a local.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return None;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: reads a local.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+    raised.then_some(limit.rlim_cur)
+}
+
 /// Reads `/proc`.
 pub fn read() -> Process {
     let text = |path| std::fs::read_to_string(path).unwrap_or_default();
