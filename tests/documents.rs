@@ -1,5 +1,10 @@
 //! Documents that repeat what the code says are held to it.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use onnxd::{
     config::Config,
     repository::options::{Defaults, ModelOptions},
@@ -97,6 +102,55 @@ fn options(prefix: &str, value: &Value) -> Vec<(String, String)> {
             Value::Number(number) => found.push((key, number.to_string())),
             Value::String(word) => found.push((key, word.clone())),
             other => found.extend(options(&format!("{key}."), other)),
+        }
+    }
+    found
+}
+
+/// What docs/beside-triton.md says a row is shown by is there: `e2e NAME` is a file or a test of tests/e2e, and so on.
+#[test]
+fn what_shows_each_row_beside_triton_is_there() {
+    let document = include_str!("../docs/beside-triton.md");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut shown = 0;
+    for row in document.lines().filter(|line| line.starts_with("| ")) {
+        let by = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for named in by.split('`').skip(1).step_by(2).filter_map(|named| named.split_once(' ')) {
+            let (target, name) = named;
+            let files = match target {
+                "lib" => rust_files(&root.join("src")),
+                "e2e" => rust_files(&root.join("tests/e2e")),
+                "cargo" => {
+                    let bench = name.strip_prefix("bench --bench ").expect("a bench");
+                    vec![root.join("benches").join(bench).with_extension("rs")]
+                }
+                test => vec![root.join("tests").join(test).with_extension("rs")],
+            };
+            let is_here = |file: &PathBuf| {
+                let text = fs::read_to_string(file).unwrap_or_else(|e| panic!("{by}: {e}"));
+                target == "cargo"
+                    || file
+                        .components()
+                        .any(|part| Path::new(part.as_os_str()).file_stem() == Some(name.as_ref()))
+                    || [format!("fn {name}("), format!("mod {name};")]
+                        .iter()
+                        .any(|item| text.contains(item))
+            };
+            assert!(files.iter().any(is_here), "{target} {name} is not there");
+            shown += 1;
+        }
+    }
+    assert!(shown > 15, "{shown}");
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("a readable directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
         }
     }
     found

@@ -40,6 +40,7 @@ impl IntoResponses for InferErrors {
             Code::NotFound,
             Code::TooLarge,
             Code::UnsupportedMedia,
+            Code::UnsupportedEncoding,
             Code::Overloaded,
             Code::Internal,
             Code::Unavailable,
@@ -53,28 +54,31 @@ pub struct BodyErrors;
 
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        errors(&[Code::InvalidArgument, Code::TooLarge])
+        errors(&[Code::InvalidArgument, Code::TooLarge, Code::UnsupportedEncoding])
     }
 }
 
-/// These codes as responses: status and condition are the table's.
+/// These codes as responses: status and condition are the table's. Codes of one status share its response.
 pub fn errors(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
-    let mut responses = BTreeMap::new();
+    let mut conditions: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for code in codes {
+        conditions.entry(code.http()).or_default().push(code.condition());
+    }
+    let response = |(status, conditions): (u16, Vec<&str>)| {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
-        let mut response =
-            ResponseBuilder::new().description(code.condition()).content("application/json", body);
-        if *code == Code::Overloaded {
+        let mut response = ResponseBuilder::new()
+            .description(conditions.join("; "))
+            .content("application/json", body);
+        if status == Code::Overloaded.http() {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
             let header = HeaderBuilder::new()
                 .schema(Some(seconds))
                 .description(Some("Seconds after which another try makes sense"));
             response = response.header("Retry-After", header.build());
         }
-        let twice = responses.insert(code.http().to_string(), RefOr::T(response.build()));
-        debug_assert!(twice.is_none(), "two codes of one status in one list");
-    }
-    responses
+        (status.to_string(), RefOr::T(response.build()))
+    };
+    conditions.into_iter().map(response).collect()
 }
 
 impl PartialSchema for Datatype {
