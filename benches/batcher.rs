@@ -79,6 +79,7 @@ fn schedule(c: &mut Criterion) {
                 limits: limits(),
                 batch: true,
                 instances: 0,
+                width: 1,
                 weight: DEFAULT_WEIGHT,
                 reserve: true,
                 latency_target: None,

@@ -47,6 +47,8 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
         signature: signature.clone(),
         choice: Choice { execution, gather, turn_rows: 64, reserve: true, reason: String::new() },
         options: BatchOptions::default(),
+        device: None,
+        threads: 1,
         padding: None,
         cost: Arc::new(cost),
         stats: stats.clone(),

@@ -8,4 +8,8 @@ scripts/setup-tests.sh
 scripts/fetch-models.sh
 cargo fmt --all --check
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
+# Each runtime alone; what it depends on was checked with both, but for a few small crates.
+for runtime in ort tract; do
+    cargo clippy --release --locked --no-default-features --features "$runtime" -- -D warnings
+done
 cargo test --release --locked --workspace "$@"

@@ -34,6 +34,7 @@ use crate::{
     },
     batcher::{
         budget,
+        device::Devices,
         executor::Executors,
         pool::{Pool, Threads},
     },
@@ -161,7 +162,7 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     let mut options = config.repository();
     options.load = Load::Names(vec![model.to_owned()]);
     let (backends, pool) = (backends(config)?, Pool::new(threads));
-    let deps = Deps { backends, pool, cores, state: state(config) };
+    let deps = Deps { backends, pool, devices: Arc::default(), cores, state: state(config) };
     let manager = Manager::start(&options, deps)?;
     if !manager.wait_initial(EXPLAIN_LIMIT) {
         return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
@@ -197,8 +198,7 @@ pub fn threads(config: &Config) -> (usize, Threads) {
         0 => cores.div_ceil(4),
         n => n,
     };
-    let executors = (cores / config.defaults.session.intra_op_threads.max(1)).max(1);
-    (cores, Threads { network, executors })
+    (cores, Threads { network, executors: cores })
 }
 
 /// Everything that runs.
@@ -211,6 +211,7 @@ pub struct Server {
     manager: Arc<Manager>,
     draining: Arc<AtomicBool>,
     executors: Executors,
+    devices: Arc<Devices>,
     network: Network,
     operator: Option<Network>,
     observer: Option<Arc<Observer>>,
@@ -243,7 +244,9 @@ impl Server {
         }
         let pool = Pool::new(threads);
         let executors = Executors::start(&pool).map_err(no_thread)?;
-        let deps = Deps { backends, pool, cores, state: state(config) };
+        let devices = Arc::new(Devices::default());
+        let state = state(config);
+        let deps = Deps { backends, pool, devices: devices.clone(), cores, state };
         let manager = Arc::new(Manager::start(&config.repository(), deps)?);
         let options = EngineOptions {
             request_memory_bytes: config.request_memory_bytes,
@@ -282,6 +285,7 @@ impl Server {
             manager,
             draining,
             executors,
+            devices,
             network,
             operator,
             observer,
@@ -307,8 +311,8 @@ impl Server {
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
-        let Server { announcer, manager, draining, executors, network, operator, observer, .. } =
-            self;
+        let Server { announcer, manager, draining, executors, devices, .. } = self;
+        let Server { network, operator, observer, .. } = self;
         let again = shutdown::asked();
         tokio::pin!(again);
         draining.store(true, Ordering::Release);
@@ -349,7 +353,10 @@ impl Server {
         if !manager.close(LAST_PHASES) {
             tracing::warn!("a model is still being loaded: it is left");
         }
-        let executors = tokio::task::spawn_blocking(move || executors.stop());
+        let executors = tokio::task::spawn_blocking(move || {
+            executors.stop();
+            devices.stop();
+        });
         if tokio::time::timeout(LAST_PHASES, executors).await.is_err() {
             tracing::warn!("a run is still under way: it is left");
         }

@@ -75,7 +75,7 @@ const SPAWNERS: [(&str, &str); 5] = [
         "the network threads and the operator's, a task for each listener and connection",
     ),
     ("app.rs", "the watch over the start, and waiting for threads to end at a stop"),
-    ("batcher/executor.rs", "the executors and their reserve"),
+    ("batcher/executor.rs", "the executors and their reserve, and those of each device's lane"),
     ("repository/manager.rs", "the manager and the loaders"),
     ("telemetry/logs.rs", "the log's writer"),
 ];

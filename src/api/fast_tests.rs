@@ -92,6 +92,8 @@ fn echo(pool: &Arc<Pool>) -> Model {
         signature: signature.clone(),
         choice,
         options: BatchOptions::default(),
+        device: None,
+        threads: 1,
         padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),

@@ -159,6 +159,8 @@ fn served(
             reason: String::new(),
         },
         options: BatchOptions::default(),
+        device: None,
+        threads: 1,
         padding: None,
         cost: Arc::new(CostModel::new()),
         stats: stats.clone(),

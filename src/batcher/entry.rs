@@ -72,16 +72,16 @@ impl<T: Abandoned> Entry<T> {
     fn learn(&mut self) {
         let config = &self.config;
         let short = |limit| config.cost.expect(1).is_some_and(|least| least <= limit);
-        let reserve = config.reserve && self.lanes.reserve.is_some_and(short);
+        let reserve = config.reserve && config.width == 1 && self.lanes.reserve.is_some_and(short);
         self.may_run = self.lanes.main.max(1) + usize::from(reserve);
         self.cap = config.cap();
         self.efficient = config.efficient(self.cap);
         self.target = config.target(self.efficient);
     }
 
-    /// Executors that it may hold at once.
+    /// Runs that it may have under way at once: as many as the executors that it may hold, where a run holds one.
     pub fn executors(&self) -> usize {
-        self.config.instances(self.may_run)
+        self.config.runs(self.may_run)
     }
 
     /// Nanoseconds to run all that waits, on one executor; 0 where nothing is known.

@@ -19,17 +19,9 @@ pub struct Executors {
 impl Executors {
     /// Starts the pool's executors and its reserve.
     pub fn start(pool: &Arc<Pool>) -> io::Result<Executors> {
-        let count = pool.threads.executors;
-        let mut threads = Vec::with_capacity(count + 1);
-        for index in 0..=count {
-            let (name, lane) = match index {
-                i if i < count => (format!("onnxd-exec-{index}"), Lane::Main),
-                _ => ("onnxd-reserve".to_owned(), Lane::Reserve { limit: RESERVE_COST }),
-            };
-            let (pool, slot) = (pool.clone(), pool.threads.network + index);
-            let thread = thread::Builder::new().name(name);
-            threads.push(thread.spawn(move || work(&pool, slot, lane))?);
-        }
+        let mut threads = start_main(pool, "onnxd-exec")?;
+        let lane = Lane::Reserve { limit: RESERVE_COST };
+        threads.push(spawn(pool, "onnxd-reserve".to_owned(), threads.len(), lane)?);
         Ok(Executors { pool: pool.clone(), threads })
     }
 
@@ -41,6 +33,23 @@ impl Executors {
             let _ = thread.join();
         }
     }
+}
+
+/// Starts the executors of a pool's main lane, by this name and a number.
+pub(super) fn start_main(pool: &Arc<Pool>, name: &str) -> io::Result<Vec<thread::JoinHandle<()>>> {
+    let started = (0..pool.threads.executors)
+        .map(|index| spawn(pool, format!("{name}-{index}"), index, Lane::Main));
+    started.collect()
+}
+
+fn spawn(
+    pool: &Arc<Pool>,
+    name: String,
+    index: usize,
+    lane: Lane,
+) -> io::Result<thread::JoinHandle<()>> {
+    let (pool, slot) = (pool.clone(), pool.threads.network + index);
+    thread::Builder::new().name(name).spawn(move || work(&pool, slot, lane))
 }
 
 fn work(pool: &Pool, slot: usize, lane: Lane) {

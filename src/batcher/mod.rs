@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod budget;
 pub mod cost;
+pub mod device;
 pub mod entry;
 pub mod executor;
 mod lines;

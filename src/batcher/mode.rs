@@ -52,6 +52,10 @@ pub struct Evidence<'a> {
     pub data_dependent: bool,
     /// Rows in a batch answer as they do alone.
     pub consistent: bool,
+    /// Threads of one run.
+    pub threads: usize,
+    /// The work is that of a device other than the CPU.
+    pub device: bool,
     /// What a run costs besides the model: the hand-over to an executor and back.
     pub handover: Duration,
 }
@@ -176,6 +180,12 @@ fn batch_or_single(evidence: &Evidence<'_>, reason: &mut String) -> Execution {
 
 /// Why a model may not run on the network threads, whatever it costs.
 fn turn_forbidden(evidence: &Evidence<'_>) -> Option<&'static str> {
+    if evidence.device {
+        return Some("it runs on a device, and a network thread waits for none");
+    }
+    if evidence.threads > 1 {
+        return Some("a run has several threads, which hold executors");
+    }
     if evidence.control_flow {
         return Some("the graph has control flow, so that a request decides what it costs");
     }
@@ -226,6 +236,8 @@ mod tests {
             control_flow: false,
             data_dependent: false,
             consistent: true,
+            threads: 1,
+            device: false,
             handover: HANDOVER,
         }
     }
@@ -269,6 +281,17 @@ mod tests {
                 assert!(choice.reason.contains("a request decides"), "{}", choice.reason);
                 assert!(!choice.reserve, "nor on the reserve, which would be gone for as long");
             }
+        }
+    }
+
+    #[test]
+    fn devices_and_runs_of_several_threads_stay_off_the_network_threads() {
+        let rows = table(&[(1, 4), (8, 8)]);
+        for (threads, device) in [(2, false), (1, true)] {
+            let choice =
+                choose(&Evidence { threads, device, ..evidence(&rows) }, options::Mode::Auto);
+            assert_eq!(choice.execution, Execution::Batch, "{}", choice.reason);
+            assert!(!choice.reserve);
         }
     }
 

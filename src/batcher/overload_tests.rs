@@ -76,6 +76,7 @@ fn config(cost: Cost, max_batch_rows: usize) -> QueueConfig {
         },
         batch: max_batch_rows > 1,
         instances: 0,
+        width: 1,
         weight: DEFAULT_WEIGHT,
         reserve: true,
         latency_target: None,

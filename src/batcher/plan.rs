@@ -28,6 +28,8 @@ pub struct QueueConfig {
     pub batch: bool,
     /// Executors it may hold at once. 0: all of them.
     pub instances: usize,
+    /// Executors that one run holds: as many as it has threads. At most as many as there are.
+    pub width: usize,
     /// Its share of executor time relative to others (`DEFAULT_WEIGHT`).
     pub weight: u32,
     /// Whether the reserve lane may run it: not where a request decides what it costs, for the learned cost then says
@@ -72,12 +74,13 @@ impl QueueConfig {
         }
     }
 
-    /// Executors that it may hold, of so many.
-    pub fn instances(&self, executors: usize) -> usize {
-        if self.instances == 0 { executors } else { self.instances.min(executors) }
+    /// Runs that it may have under way, of so many executors; one at least.
+    pub fn runs(&self, executors: usize) -> usize {
+        let held = if self.instances == 0 { executors } else { self.instances.min(executors) };
+        (held / self.width.max(1)).max(1)
     }
 
-    /// Nanoseconds that one executor needs for `requests` of together `rows` rows, `cap` a run; 0 where nothing is known.
+    /// Nanoseconds to run `requests` of together `rows` rows one after another, `cap` a run; 0 where nothing is known.
     pub fn backlog(&self, rows: usize, requests: usize, cap: usize) -> u64 {
         let cost = |rows: usize| self.cost.mean(rows).map_or(0, nanos);
         if !self.batch {
@@ -88,12 +91,17 @@ impl QueueConfig {
         ((rows / cap) as u64).saturating_mul(full).saturating_add(rest)
     }
 
+    /// Executors' time that a run of so many nanoseconds takes.
+    pub fn held(&self, nanos: u64) -> u64 {
+        nanos.saturating_mul(self.width as u64)
+    }
+
     /// Rows for an executor that is free: all that waits (up to `cap`) where rows are nearly free, else its share of it.
     /// One that takes everything leaves the next one nothing: the last in line then wait for a long run beside an idle
     /// executor.
     pub fn fair_share(&self, cap: usize, waiting: usize, executors: usize) -> usize {
         let all = cap.min(waiting);
-        let share = waiting.div_ceil(executors.max(1)).clamp(1, cap);
+        let share = waiting.div_ceil((executors / self.width.max(1)).max(1)).clamp(1, cap);
         // A batch that may wait for company is to be as large as was asked for.
         if share >= all || !self.limits.max_delay.is_zero() {
             return cap;
@@ -125,6 +133,7 @@ mod tests {
                 limits,
                 batch: false,
                 instances: 0,
+                width: 1,
                 weight: DEFAULT_WEIGHT,
                 reserve: true,
                 latency_target: None,
@@ -138,6 +147,9 @@ mod tests {
         assert_eq!(linear.fair_share(64, 1, 2), 64, "one that waits is taken");
         assert_eq!(linear.fair_share(3, 8, 2), 3, "what is capped is no more than a share");
         assert_eq!(linear.fair_share(64, 8, 1), 64, "one executor has all of it for its share");
+        let wide = QueueConfig { width: 2, ..linear.clone() };
+        assert_eq!(wide.fair_share(64, 8, 2), 64, "one run holds both");
+        assert_eq!((wide.fair_share(64, 8, 4), wide.runs(4), wide.runs(1)), (4, 2, 1));
         let flat = with(&[(1, ms(8)), (2, ms(8)), (4, ms(8)), (8, ms(9))], Duration::ZERO);
         assert_eq!(flat.fair_share(64, 8, 2), 64);
         let gathering = with(&[(1, ms(6)), (4, ms(24)), (8, ms(48))], ms(5));

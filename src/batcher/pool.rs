@@ -77,8 +77,16 @@ pub(super) enum Work {
 
 impl Pool {
     pub fn new(threads: Threads) -> Arc<Pool> {
-        let schedule =
-            Schedule::new(Lanes { main: threads.executors, reserve: Some(RESERVE_COST) });
+        Pool::with_reserve(threads, Some(RESERVE_COST))
+    }
+
+    /// Of a device: its executors have no reserve beside them.
+    pub(super) fn of_device(executors: usize) -> Arc<Pool> {
+        Pool::with_reserve(Threads { network: 0, executors }, None)
+    }
+
+    fn with_reserve(threads: Threads, reserve: Option<Duration>) -> Arc<Pool> {
+        let schedule = Schedule::new(Lanes { main: threads.executors, reserve });
         let inner = Inner { schedule, idle: [0; 2], closed: false };
         Arc::new(Pool {
             threads,
@@ -89,11 +97,12 @@ impl Pool {
         })
     }
 
-    /// A queue for a new version.
+    /// A queue for a new version, whose runs have `width` threads.
     pub(super) fn register(
         &self,
         options: &BatchOptions,
         choice: &Choice,
+        width: usize,
         cost: &Arc<CostModel>,
     ) -> QueueId {
         let id = QueueId(self.next_id.fetch_add(1, Ordering::Relaxed));
@@ -107,6 +116,7 @@ impl Pool {
             },
             batch: choice.gather,
             instances: options.instances,
+            width,
             weight: DEFAULT_WEIGHT,
             reserve: choice.reserve,
             latency_target: (!target.is_zero()).then_some(target),

@@ -249,6 +249,8 @@ mod tests {
             options: BatchOptions::default(),
             cost: Arc::new(CostModel::new()),
             stats: Arc::new(VersionStats::new("run-tests", "1")),
+            device: None,
+            threads: 1,
             padding: None,
             pool: Pool::new(Threads { network: 1, executors: 1 }),
             on_panic: Some(Box::new(move |what| {

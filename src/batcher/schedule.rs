@@ -5,6 +5,9 @@
 //! queue's weight, and the queue furthest behind runs next. The expected cost is charged when a run starts and corrected
 //! when it ends; a queue that was empty starts at the present, with little credit for its idle time. Only queues that
 //! hold something are looked at, in one dense array: ten thousand idle ones cost nothing.
+//!
+//! A run of several threads holds as many executors as it has threads, although one of them calls the runtime. Who is
+//! next and does not fit yet is waited for, so that narrow runs cannot keep a wide one out for ever.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -63,6 +66,8 @@ pub struct Ticket {
     places: usize,
     /// Nanoseconds charged in advance.
     charged: u64,
+    /// Executors held; none of the main lane's where the reserve runs it.
+    held: usize,
 }
 
 /// What a push led to.
@@ -81,7 +86,7 @@ struct Active {
     virtual_time: u64,
     /// Breaks ties: who ran longest ago.
     turn: u64,
-    /// Expected nanoseconds of a run of one row; `u64::MAX` where unknown, or not to be relied on.
+    /// Expected nanoseconds of a run of one row; `u64::MAX` where the reserve may not run it.
     least: u64,
     /// Nanoseconds to run all that waits; 0 where unknown.
     backlog: u64,
@@ -90,6 +95,8 @@ struct Active {
     priority: u8,
     /// It holds as many executors as it may.
     capped: bool,
+    /// Executors that its next run holds.
+    width: usize,
     /// What is next has more rows, or wider ones, than the reserve takes.
     too_large: bool,
 }
@@ -104,9 +111,12 @@ pub struct Schedule<T> {
     /// Runs started.
     turns: u64,
     lanes: Lanes,
+    /// Executors of the main lane that runs hold.
+    held: usize,
 }
 
 impl<T: Abandoned> Schedule<T> {
+    /// Invariant: runs of the main lane never hold more than `lanes.main` executors together.
     pub fn new(lanes: Lanes) -> Schedule<T> {
         Schedule {
             entries: Vec::new(),
@@ -116,6 +126,7 @@ impl<T: Abandoned> Schedule<T> {
             clock: 0,
             turns: 0,
             lanes,
+            held: 0,
         }
     }
 
@@ -125,6 +136,7 @@ impl<T: Abandoned> Schedule<T> {
             return false;
         }
         config.weight = config.weight.max(1);
+        config.width = config.width.clamp(1, self.lanes.main.max(1));
         let entry = Entry::new(id, config, self.lanes);
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -208,7 +220,7 @@ impl<T: Abandoned> Schedule<T> {
         Ok(active.map_or(Pushed { runnable: false, least: None }, |at| {
             let active = &self.active[at];
             let least = (active.least < u64::MAX).then(|| Duration::from_nanos(active.least));
-            Pushed { runnable: !active.capped, least }
+            Pushed { runnable: !active.capped && self.fits(active), least }
         }))
     }
 
@@ -229,11 +241,13 @@ impl<T: Abandoned> Schedule<T> {
     /// Ends a run: its instance is free again, and the queue is charged what the run took in place of what was
     /// expected. The caller tells the cost model itself.
     pub fn finished(&mut self, ticket: Ticket, actual: Duration) {
+        self.held = self.held.saturating_sub(ticket.held);
         let Some(slot) = self.by_id.get(&ticket.id).copied() else { return };
         let Some(entry) = &mut self.entries[slot as usize] else { return };
         entry.ended(ticket.places, ticket.charged);
         let weight = entry.config.weight;
-        let (paid, owed) = (share(ticket.charged, weight), share(nanos(actual), weight));
+        let owed = share(entry.config.held(nanos(actual)), weight);
+        let paid = share(entry.config.held(ticket.charged), weight);
         let virtual_time = match entry.active {
             Some(at) => &mut self.active[at].virtual_time,
             None => &mut entry.virtual_time,
@@ -356,7 +370,16 @@ impl<T: Abandoned> Schedule<T> {
                 best = Some(at);
             }
         }
-        best.ok_or(until)
+        match best {
+            // Nobody overtakes it: its turn comes when enough of what runs has ended.
+            Some(at) if lane == Lane::Main && !self.fits(&self.active[at]) => Err(until),
+            best => best.ok_or(until),
+        }
+    }
+
+    /// Whether enough executors of the main lane are free for the queue's next run.
+    fn fits(&self, active: &Active) -> bool {
+        self.held + active.width <= self.lanes.main.max(1)
     }
 
     /// Whether the next run goes to whose turn it is whatever its priority.
@@ -389,8 +412,10 @@ impl<T: Abandoned> Schedule<T> {
                 entry.turn = self.turns;
                 let places = entry.begun(now, taken, expected);
                 let id = entry.queue.id();
-                let ticket = Ticket { id, rows, places, charged: expected };
-                let charge = share(expected, entry.config.weight);
+                let held = if lane == Lane::Main { entry.config.width } else { 0 };
+                let ticket = Ticket { id, rows, places, charged: expected, held };
+                self.held += held;
+                let charge = share(entry.config.held(expected), entry.config.weight);
                 self.charge(at, charge, lane);
                 self.refresh(slot);
                 Some(ticket)
@@ -448,17 +473,19 @@ impl<T: Abandoned> Schedule<T> {
         };
         let known = entry.active.map(|at| (self.active[at].virtual_time, self.active[at].capped));
         let cost = &entry.config.cost;
-        let capped = entry.running >= entry.config.instances(usize::MAX);
+        let capped = entry.running >= entry.config.runs(usize::MAX);
+        let reserve = entry.config.reserve && entry.config.width == 1;
         let mut fresh = Active {
             slot,
             weight: entry.config.weight,
             virtual_time: known.map_or(entry.virtual_time, |(virtual_time, _)| virtual_time),
             turn: entry.turn,
-            least: cost.expect(1).filter(|_| entry.config.reserve).map_or(u64::MAX, nanos),
+            least: cost.expect(1).filter(|_| reserve).map_or(u64::MAX, nanos),
             backlog: entry.backlog(),
             not_before: Tick(0),
             priority,
             capped,
+            width: entry.config.width,
             too_large: false,
         };
         let at = *entry.active.get_or_insert(self.active.len());

@@ -40,6 +40,7 @@ fn config(cost: Option<Duration>) -> QueueConfig {
         },
         batch: false,
         instances: 0,
+        width: 1,
         weight: DEFAULT_WEIGHT,
         reserve: true,
         latency_target: None,
@@ -89,10 +90,8 @@ type Under = (Tick, usize, Ticket, Duration, usize);
 /// Runs the loads on executors of these lanes until `end`. With `shared`, runs slow each other down as on that many
 /// cores (by the number of executors that are busy when a run starts).
 fn simulate(loads: Vec<Load>, lanes: &[Lane], shared: usize, end: Duration) -> Vec<Seen> {
-    let mut schedule: Schedule<Job> = Schedule::new(Lanes {
-        main: lanes.iter().filter(|l| **l == Lane::Main).count(),
-        reserve: None,
-    });
+    let main = lanes.iter().filter(|lane| **lane == MAIN).count();
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main, reserve: None });
     let mut seen = vec![Seen::default(); loads.len()];
     let mut arrivals: Vec<(Tick, usize)> = Vec::new();
     for (i, load) in loads.iter().enumerate() {
@@ -133,6 +132,10 @@ fn simulate(loads: Vec<Load>, lanes: &[Lane], shared: usize, end: Duration) -> V
                 seen[i].most_running = seen[i].most_running.max(running);
             }
         }
+        let width = |i: usize| loads[i].config.width.clamp(1, main);
+        let on_main = executors.iter().zip(lanes).filter(|(_, lane)| **lane == MAIN);
+        let held: usize = on_main.filter_map(|(run, _)| run.as_ref()).map(|run| width(run.1)).sum();
+        assert!(held <= main, "{held} threads run on {main} executors");
         let ends = executors.iter().flatten().map(|run| run.0);
         now = ends.chain(arrivals.iter().map(|a| a.0)).min().expect("somebody is at it");
     }
@@ -141,6 +144,40 @@ fn simulate(loads: Vec<Load>, lanes: &[Lane], shared: usize, end: Duration) -> V
 
 const MAIN: Lane = Lane::Main;
 const RESERVE: Lane = Lane::Reserve { limit: ms(5) };
+
+#[test]
+fn a_wide_run_waits_for_the_executors_that_it_holds() {
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 2, reserve: None });
+    let (narrow, wide) = (QueueId(0), QueueId(1));
+    schedule.add(narrow, config(Some(ms(1))));
+    schedule.add(wide, QueueConfig { width: 8, ..config(Some(ms(1))) });
+    let mut taken = Taken::default();
+    let mut next = |schedule: &mut Schedule<Job>, lane| {
+        let next = schedule.next(Tick(0), lane, &mut taken);
+        taken.members.clear();
+        next
+    };
+    let push = |schedule: &mut Schedule<Job>, id: QueueId| {
+        let job = job(id.0 as usize, Tick(0));
+        schedule.push(id, Tick(0), job, &mut Vec::new()).ok().unwrap()
+    };
+    assert!(push(&mut schedule, narrow).runnable);
+    let Next::Run(first) = next(&mut schedule, MAIN) else { panic!("it runs") };
+    assert!(!push(&mut schedule, wide).runnable, "it needs both executors");
+    assert_eq!(next(&mut schedule, MAIN), Next::Idle);
+    assert_eq!(next(&mut schedule, RESERVE), Next::Idle, "no run of several threads");
+    push(&mut schedule, narrow);
+    assert_eq!(next(&mut schedule, MAIN), Next::Idle, "the wide one is next, and not overtaken");
+    schedule.finished(first, ms(1));
+    let Next::Run(both) = next(&mut schedule, MAIN) else { panic!("it runs") };
+    assert_eq!(both.id, wide);
+    assert!(!push(&mut schedule, narrow).runnable);
+    assert_eq!(next(&mut schedule, MAIN), Next::Idle, "the wide run holds both");
+    // What is removed while it runs gives back what it held.
+    schedule.remove(wide);
+    schedule.finished(both, ms(1));
+    assert!(matches!(next(&mut schedule, MAIN), Next::Run(ticket) if ticket.id == narrow));
+}
 
 #[test]
 fn a_long_model_leaves_a_small_one_its_milliseconds() {
@@ -267,6 +304,35 @@ proptest! {
             prop_assert!(s.runs > 0);
             prop_assert!(instances == 0 || s.most_running <= instances);
             let round = us(longest) * 3 + us(run) * weights / weight;
+            let bound = round * callers as u32 * 2 + ms(100);
+            let worst = *s.waits.iter().max().unwrap();
+            prop_assert!(worst <= bound, "{worst:?} of {bound:?}");
+        }
+    }
+
+    /// `simulate` holds the budget at every step; here, that nobody is kept out by it, however narrow or wide.
+    #[test]
+    fn runs_of_several_threads_get_their_turn_within_the_budget(
+        models in prop::collection::vec((50u64..30_000, 1usize..6, 1usize..6, 0usize..5, 0u64..5000), 2..8),
+        executors in 1usize..5,
+        reserve in any::<bool>(),
+    ) {
+        let loads: Vec<Load> = models.iter().map(|&(run, callers, width, instances, think)| Load {
+            config: QueueConfig { width, instances, ..config(None) },
+            run: us(run),
+            callers,
+            think: us(think),
+        }).collect();
+        let mut lanes = vec![MAIN; executors];
+        lanes.extend(reserve.then_some(RESERVE));
+        let seen = simulate(loads, &lanes, executors, Duration::from_secs(10));
+        let longest = models.iter().map(|m| m.0).max().unwrap_or(0);
+        for (s, &(run, callers, width, instances, _)) in seen.iter().zip(&models) {
+            prop_assert!(s.runs > 0);
+            let width = width.min(executors);
+            prop_assert!(instances == 0 || s.most_running <= (instances / width).max(1));
+            prop_assert!(width == 1 || s.most_running <= executors / width, "nor by the reserve");
+            let round = us(longest) * 4 + us(run) * (width * models.len()) as u32;
             let bound = round * callers as u32 * 2 + ms(100);
             let worst = *s.waits.iter().max().unwrap();
             prop_assert!(worst <= bound, "{worst:?} of {bound:?}");

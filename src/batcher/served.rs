@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::{
     cost::CostModel,
+    device::DeviceLane,
     mode::{Choice, Execution},
     options::BatchOptions,
     padding::Padding,
@@ -96,12 +97,17 @@ pub struct ServedParts {
     pub sessions: Sessions,
     pub signature: Arc<Signature>,
     pub choice: Choice,
+    /// Threads of one run.
+    pub threads: usize,
     pub options: BatchOptions,
     /// How requests of several lengths share a run, where they may.
     pub padding: Option<Padding>,
     pub cost: Arc<CostModel>,
     pub stats: Arc<VersionStats>,
+    /// The CPU's executors.
     pub pool: Arc<Pool>,
+    /// Those of the device that does the work, in place of the CPU's.
+    pub device: Option<Arc<DeviceLane>>,
     pub on_panic: Option<OnPanic>,
 }
 
@@ -121,6 +127,8 @@ pub struct Served {
     /// Requests of one bucket may share a run.
     pub gather: bool,
     pool: Arc<Pool>,
+    /// The device's executors live as long as somebody needs them.
+    _device: Option<Arc<DeviceLane>>,
     on_panic: Option<OnPanic>,
     turn: AtomicBool,
     overruns: AtomicU32,
@@ -130,8 +138,9 @@ impl Served {
     /// Registers the version with the executors; dropping the last `Arc` takes it out.
     pub fn new(parts: ServedParts) -> Arc<Served> {
         let Choice { execution, gather, turn_rows, .. } = parts.choice;
+        let pool = parts.device.as_ref().map_or(parts.pool, |lane| lane.pool.clone());
         Arc::new(Served {
-            id: parts.pool.register(&parts.options, &parts.choice, &parts.cost),
+            id: pool.register(&parts.options, &parts.choice, parts.threads, &parts.cost),
             model: parts.model,
             version: parts.version,
             sessions: parts.sessions,
@@ -142,7 +151,8 @@ impl Served {
             stats: parts.stats,
             turn_rows,
             gather,
-            pool: parts.pool,
+            pool,
+            _device: parts.device,
             on_panic: parts.on_panic,
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),

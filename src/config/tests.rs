@@ -152,7 +152,7 @@ fn what_contradicts_itself_is_refused() {
     refused("request_memory_bytes: 5", "at least max_request_bytes (67108864), got 5");
     refused("max_connections: 0", "max_connections: expected at least 1");
     refused("threads: 100000", "at most 4096");
-    refused("defaults: {session: {intra_op_threads: 0}}", "intra_op_threads");
+    refused("defaults: {session: {intra_op_threads: 2000}}", "intra_op_threads");
     assert!(file("http: 127.0.0.1:0\ngrpc: 127.0.0.1:0").is_ok());
     assert!(file("").is_ok() && file("# nothing\n").is_ok());
 }

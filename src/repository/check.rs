@@ -59,7 +59,7 @@ fn check_model(
             break;
         }
         for job in jobs {
-            let outcome = guarded(|| open(repository, backends, &measurements, &job))
+            let outcome = guarded(|| open(repository, backends, &measurements, 1, &job))
                 .map(|opened| opened.backend.describe());
             entry.tried(job.number, outcome.as_ref().map(|_| ()).map_err(String::clone));
             verdict.versions.push(Checked {

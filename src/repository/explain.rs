@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{entry::Job, loader::Opened};
+use super::{entry::Job, latency::Latency, loader::Opened};
 use crate::{
     batcher::mode::Choice,
     types::model::{Signature, TensorSpec},
@@ -34,6 +34,8 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "backend_reason": opened.backend_reason,
         "runtime": opened.backend.describe(),
         "providers": opened.session.providers(),
+        "device": opened.session.device(),
+        "threads_a_run": opened.session_options.intra_op_threads,
         "warnings": opened.session.warnings(),
         "mode": choice.execution.name(),
         "mode_reason": without_mode(&choice.reason, choice.execution.name()),
@@ -55,6 +57,7 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "external_files": graph.external,
         "own_sessions": facts.replicas,
         "probe": probe(opened),
+        "latency_mode": opened.latency.as_ref().map(Latency::explanation),
         "load_ms": {
             "total": millis(facts.took),
             "open": millis(opened.open_time),

@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use super::{
     entry::Job,
     explain,
+    latency::{LONG_ENOUGH, Latency, OFFERED_WEIGHTS},
+    manager::Deps,
     measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
     padded::Padded,
@@ -25,6 +27,7 @@ use super::{
 use crate::{
     batcher::{
         cost::CostModel,
+        device::Devices,
         mode::{self, Choice, Evidence, Execution},
         pool::Pool,
         served::{OnPanic, Served, ServedParts, Sessions},
@@ -93,7 +96,7 @@ const NO_ORT: &str = "ONNX Runtime could not be loaded at the start (the log say
 
 /// Whether sessions with these options start threads, which would inherit the priority of the one that opens them.
 pub fn starts_threads(options: &ModelOptions) -> bool {
-    options.session.intra_op_threads > 1 || options.session.wants_device()
+    options.session.intra_op_threads != 1 || options.session.wants_device()
 }
 
 /// A version that opened and passed its checks, before any request can reach it.
@@ -113,6 +116,10 @@ pub struct Opened {
     /// Where the probe's numbers come from.
     pub measured: Origin,
     pub padded: Padded,
+    /// How its sessions are opened: with as many threads as one run has.
+    pub session_options: SessionOptions,
+    /// Where it was measured.
+    pub latency: Option<Latency>,
     pub open_time: Duration,
     pub probe_time: Duration,
 }
@@ -131,6 +138,7 @@ pub struct Loader {
     repository: Arc<Repository>,
     backends: Backends,
     pool: Arc<Pool>,
+    devices: Arc<Devices>,
     measurements: Measurements,
     panics: Sender<Panicked>,
     budget: Arc<Budget>,
@@ -140,29 +148,37 @@ impl Loader {
     /// `panics` is told of every panic around a session that this loader opened, unless it is full.
     pub fn new(
         repository: Arc<Repository>,
-        backends: Backends,
-        pool: Arc<Pool>,
+        deps: Deps,
         measurements: Measurements,
         panics: Sender<Panicked>,
     ) -> Loader {
         let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
-        Loader { repository, backends, pool, measurements, panics, budget }
+        let Deps { backends, pool, devices, .. } = deps;
+        Loader { repository, backends, pool, devices, measurements, panics, budget }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
     pub fn load(&self, job: &Job) -> Result<Arc<Version>, String> {
         guarded(|| {
             let start = Instant::now();
-            let opened = open(&self.repository, &self.backends, &self.measurements, job)?;
+            let threads = self.pool.threads.executors;
+            let opened = open(&self.repository, &self.backends, &self.measurements, threads, job)?;
             for warning in opened.session.warnings() {
                 tracing::warn!(model = &*job.model, version = job.number, "{warning}");
             }
-            Ok(self.finish(job, opened, start))
+            self.finish(job, opened, start)
         })
     }
 
-    fn finish(&self, job: &Job, mut opened: Opened, start: Instant) -> Arc<Version> {
+    fn finish(
+        &self,
+        job: &Job,
+        mut opened: Opened,
+        start: Instant,
+    ) -> Result<Arc<Version>, String> {
         let options = &job.options;
+        let device = opened.session.device().map(|device| self.devices.lane(device)).transpose();
+        let device = device.map_err(|e| format!("the device's executors do not start: {e}"))?;
         let choice = decide(&opened, options);
         if !choice.gather {
             opened.padded.not_gathered();
@@ -171,7 +187,7 @@ impl Loader {
         // Network threads run nothing but the turn.
         let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
         let sessions = Sessions::new(opened.session.clone(), threads.slots());
-        let replicas = self.replicate(&sessions, &opened, &options.session, first..threads.slots());
+        let replicas = self.replicate(&sessions, &opened, first..threads.slots());
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
             cost.seed(&probe.rows, probe::row_bytes(opened.session.signature()));
@@ -193,14 +209,17 @@ impl Loader {
             choice,
             options: options.batching.clone(),
             padding: opened.padded.plan,
+            // In a device's lane they are not what is scarce.
+            threads: if device.is_some() { 1 } else { opened.session_options.intra_op_threads },
             cost,
             stats: stats.clone(),
             pool: self.pool.clone(),
+            device,
             on_panic: Some(self.on_panic(job)),
         });
         let (backend, platform) = names(opened.backend.name());
         let timeout = options.default_timeout_ms;
-        Arc::new(Version {
+        Ok(Arc::new(Version {
             model: job.model.clone(),
             number: job.number,
             label,
@@ -214,7 +233,7 @@ impl Loader {
             options: options.clone(),
             sha256: opened.sha256,
             explanation,
-        })
+        }))
     }
 
     fn on_panic(&self, job: &Job) -> OnPanic {
@@ -228,14 +247,11 @@ impl Loader {
 
     /// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got
     /// one.
-    fn replicate(
-        &self,
-        sessions: &Sessions,
-        opened: &Opened,
-        options: &SessionOptions,
-        slots: Range<usize>,
-    ) -> usize {
-        if opened.weights >= REPLICATED_WEIGHTS {
+    fn replicate(&self, sessions: &Sessions, opened: &Opened, slots: Range<usize>) -> usize {
+        let options = &opened.session_options;
+        // Neither a device's memory nor threads of their own for sessions that few runs at a time use.
+        let shared = opened.session.device().is_some() || options.intra_op_threads > 1;
+        if shared || opened.weights >= REPLICATED_WEIGHTS {
             return 0;
         }
         let single = opened.probe.as_ref().and_then(|p| p.rows.first());
@@ -279,6 +295,8 @@ fn decide(opened: &Opened, options: &ModelOptions) -> Choice {
         control_flow: graph.control_flow,
         data_dependent: graph.data_dependent,
         consistent,
+        threads: opened.session_options.intra_op_threads,
+        device: opened.session.device().is_some(),
         handover: HANDOVER,
     };
     mode::choose(&evidence, options.batching.mode)
@@ -294,11 +312,12 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String>
     })
 }
 
-/// Reads, opens and probes a version.
+/// Reads, opens and probes a version; a run of it may have so many threads.
 pub fn open(
     repository: &Repository,
     backends: &Backends,
     measurements: &Measurements,
+    threads: usize,
     job: &Job,
 ) -> Result<Opened, String> {
     let options = &*job.options;
@@ -312,24 +331,23 @@ pub fn open(
         return Err(fail(source.graph.unsupported.join("; ")));
     }
     let (backend, backend_reason) = backends.choose(options.backend).map_err(fail)?;
+    let opening = Opening { backend, source: &source, sha256: &sha256, options, measurements };
     let start = Instant::now();
-    let session = backend
-        .open(&source, &options.session)
-        .map_err(|e| fail(explained(backend, &e, options)))?;
+    let mut session_options = opening.with_threads(options.session.intra_op_threads.min(threads));
+    let mut session = opening.session(&session_options).map_err(fail)?;
     let open_time = start.elapsed();
-    let signature = adjusted(session.signature(), options).map_err(fail)?;
-    let session = match Arc::ptr_eq(&signature, session.signature()) {
-        true => session,
-        false => Arc::new(Wrapped { session, signature: signature.clone(), _memory: None }),
-    };
     let start = Instant::now();
-    let most = options.batching.max_batch_size;
-    let sizes: Vec<usize> = PROBED_ROWS.into_iter().filter(|rows| *rows <= most).collect();
-    let measured = options.warmup.then(|| {
-        let (runtime, options) = (backend.describe(), &options.session);
-        let subject = measurements.subject(&sha256, runtime, &*session, options, &sizes);
-        measurements.probe(&subject, &*session, SystemTime::now())
-    });
+    let mut measured = opening.probe(&*session, &session_options);
+    let tried = measured.as_ref().and_then(|(probe, _)| opening.latency(&*session, probe, threads));
+    let mut latency = None;
+    if let Some((found, on_all)) = tried {
+        if let Some(on_all) = on_all {
+            session_options = opening.with_threads(threads);
+            measured = opening.probe(&*on_all, &session_options);
+            session = on_all;
+        }
+        latency = Some(found);
+    }
     let (probe, measured) = measured.map_or((None, Origin::Now), |(p, origin)| (Some(p), origin));
     let padded = Padded::decide(&*session, options).map_err(fail)?;
     if let (None, Some(off)) = (&padded.plan, &padded.said) {
@@ -338,21 +356,98 @@ pub fn open(
     if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
         tracing::info!(model = job.file, error, "the model does not take all made-up input");
     }
-    let external: u64 = source.external.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     Ok(Opened {
         backend: backend.clone(),
         backend_reason,
+        signature: session.signature().clone(),
         session,
-        signature,
-        weights: source.graph.initializer_bytes.saturating_add(external),
-        source,
-        sha256,
+        weights: opening.weights(),
+        source: source.clone(),
+        sha256: sha256.clone(),
         probe,
         measured,
         padded,
+        session_options,
+        latency,
         open_time,
         probe_time: start.elapsed(),
     })
+}
+
+/// What it takes to open a version's sessions.
+struct Opening<'a> {
+    backend: &'a Arc<dyn Backend>,
+    source: &'a Arc<ModelSource>,
+    sha256: &'a str,
+    options: &'a ModelOptions,
+    measurements: &'a Measurements,
+}
+
+impl Opening<'_> {
+    /// The version's session options, with so many threads a run; one at least.
+    fn with_threads(&self, threads: usize) -> SessionOptions {
+        SessionOptions { intra_op_threads: threads.max(1), ..self.options.session.clone() }
+    }
+
+    fn session(&self, options: &SessionOptions) -> Result<Arc<dyn Session>, String> {
+        let opened = self.backend.open(self.source, options);
+        let session = opened.map_err(|e| explained(self.backend, &e, self.options))?;
+        let signature = adjusted(session.signature(), self.options)?;
+        Ok(match Arc::ptr_eq(&signature, session.signature()) {
+            true => session,
+            false => Arc::new(Wrapped { session, signature, _memory: None }),
+        })
+    }
+
+    /// What a run costs; `None` where model.yaml says not to run it.
+    fn probe(&self, session: &dyn Session, options: &SessionOptions) -> Option<(Probe, Origin)> {
+        let most = self.options.batching.max_batch_size;
+        let sizes: Vec<usize> = PROBED_ROWS.into_iter().filter(|rows| *rows <= most).collect();
+        let runtime = self.backend.describe();
+        let subject = self.measurements.subject(self.sha256, runtime, session, options, &sizes);
+        let probe = || self.measurements.probe(&subject, session, SystemTime::now());
+        self.options.warmup.then(probe)
+    }
+
+    /// What a lone run on all of `threads` takes beside the one on one thread that was probed, where it might be worth
+    /// it; with the session that has them where that is to serve.
+    fn latency(
+        &self,
+        on_one: &dyn Session,
+        probe: &Probe,
+        threads: usize,
+    ) -> Option<(Latency, Option<Arc<dyn Session>>)> {
+        let asked = self.options.session.intra_op_threads == 0;
+        let spreads = self.backend.spreads_runs() && on_one.device().is_none();
+        let one = self.options.session.intra_op_threads <= 1 && threads > 1;
+        let on_one_took =
+            probe.rows.first().map(|(_, took)| *took).filter(|t| *t >= LONG_ENOUGH)?;
+        if !spreads || !one || (!asked && self.weights() > OFFERED_WEIGHTS) {
+            return None;
+        }
+        let options = self.with_threads(threads);
+        let runtime = self.backend.describe();
+        let subject = self.measurements.subject(self.sha256, runtime, on_one, &options, &[1]);
+        let known = self.measurements.known(&subject);
+        let (on_all, session) = match known {
+            Some(known) if !asked => (known, None),
+            _ => {
+                let session = self.session(&options).ok()?;
+                let (probe, _) = self.measurements.probe(&subject, &*session, SystemTime::now());
+                (probe, Some(session))
+            }
+        };
+        let on_all = on_all.rows.first().map(|(_, took)| *took)?;
+        let mut latency = Latency { threads, on_one: on_one_took, on_all, in_effect: false };
+        latency.in_effect = asked && latency.worth_it();
+        Some((latency, session.filter(|_| latency.in_effect)))
+    }
+
+    /// Bytes of weights, in the model and beside it.
+    fn weights(&self) -> u64 {
+        let external: u64 = self.source.external.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        self.source.graph.initializer_bytes.saturating_add(external)
+    }
 }
 
 /// The files of a version, and one digest of all of them: that of the model where there is nothing beside it.
@@ -476,6 +571,10 @@ impl Session for Wrapped {
 
     fn warnings(&self) -> &[String] {
         self.session.warnings()
+    }
+
+    fn device(&self) -> Option<&str> {
+        self.session.device()
     }
 
     fn run(

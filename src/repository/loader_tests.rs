@@ -1,17 +1,26 @@
 //! The loader over the runtimes that are there: what it opens answers, and says what it is.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
 use crate::{
-    batcher::pool::{Pool, Threads},
+    batcher::{
+        device::Devices,
+        pool::{Pool, Threads},
+    },
     repository::{
         loader::Backends,
         manager::{Deps, Manager},
         options::{Defaults, Options},
     },
     runtime::{
+        echo::{Echo, EchoBackend},
         onnx_writer::{GraphWriter, ModelWriter},
         options::BackendChoice,
         testing,
@@ -53,7 +62,8 @@ fn manager_with_state(root: &Path, backend: BackendChoice, state: Option<&Path>)
     let defaults = Defaults { backend, ..Defaults::default() };
     let options = Options { models: root.to_path_buf(), defaults, ..Options::default() };
     let state = state.map(Path::to_path_buf);
-    let manager = Manager::start(&options, Deps { backends, pool, cores: 2, state }).unwrap();
+    let deps = Deps { backends, pool, devices: Arc::default(), cores: 2, state };
+    let manager = Manager::start(&options, deps).unwrap();
     assert!(manager.wait_initial(Duration::from_secs(120)));
     manager
 }
@@ -169,4 +179,73 @@ fn what_a_runtime_lacks_fails_that_model_with_file_and_reason() {
             assert!(error.contains(word), "{}: {error}", backend.name());
         }
     }
+}
+
+/// The explanation of model `m`, as `echo` runs it beside four executors, with this model.yaml; and the manager.
+fn echoed(echo: Echo, yaml: &str) -> (serde_json::Value, Manager, Arc<Devices>) {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "m/1/model.onnx", &classifier());
+    put(dir.path(), "m/model.yaml", yaml.as_bytes());
+    let tract: Arc<dyn crate::runtime::session::Backend> = Arc::new(EchoBackend::new(echo));
+    let backends = Backends { ort: Err("there is none here".into()), tract: Some(tract) };
+    let pool = Pool::new(Threads { network: 1, executors: 4 });
+    let devices = Arc::new(Devices::default());
+    let options = Options { models: dir.path().to_path_buf(), ..Options::default() };
+    let deps = Deps { backends, pool, devices: devices.clone(), cores: 4, state: None };
+    let manager = Manager::start(&options, deps).unwrap();
+    assert!(manager.wait_initial(Duration::from_secs(120)));
+    let explanation = manager.table.load().resolve("m", "").unwrap().explanation.clone();
+    (explanation, manager, devices)
+}
+
+#[test]
+fn latency_mode_is_offered_where_a_lone_run_gains_and_taken_where_asked_for() {
+    // Asleep and for long, so that a busy machine changes little about what is measured.
+    let echo = |sleep| Echo { sleep, spreads_runs: true, ..Echo::default() };
+    let slow = || echo(Duration::from_millis(200));
+    let (offered, ..) = echoed(slow(), "{}");
+    assert_eq!(
+        (&offered["threads_a_run"], &offered["latency_mode"]["in_effect"]),
+        (&1.into(), &false.into())
+    );
+    let says = offered["latency_mode"]["says"].as_str().unwrap();
+    assert!(says.contains("intra_op_threads: 0"), "{says}");
+
+    let (taken, ..) = echoed(slow(), "session: {intra_op_threads: 0}");
+    assert_eq!(
+        (&taken["threads_a_run"], &taken["latency_mode"]["in_effect"]),
+        (&4.into(), &true.into())
+    );
+    let probed = taken["probe"]["table"][0]["microseconds"].as_f64().unwrap();
+    assert!(probed < 160_000.0, "what serves is what is measured: {probed}");
+    assert_eq!(taken["own_sessions"], 0);
+
+    let (short, ..) = echoed(echo(Duration::ZERO), "session: {intra_op_threads: 0}");
+    assert_eq!((&short["threads_a_run"], short["latency_mode"].is_null()), (&1.into(), true));
+    let (too_many, ..) = echoed(slow(), "session: {intra_op_threads: 64}");
+    assert_eq!(too_many["threads_a_run"], 4, "no run has more threads than the budget");
+    let nothing = Echo { spreads_runs: false, ..slow() };
+    assert!(echoed(nothing, "session: {intra_op_threads: 0}").0["latency_mode"].is_null());
+}
+
+#[test]
+fn a_version_on_a_device_runs_in_its_lane_while_it_serves() {
+    let echo = Echo { device: Some("npu:0"), ..Echo::default() };
+    let (explanation, manager, devices) = echoed(echo, "{}");
+    assert_eq!(
+        (&explanation["device"], &explanation["own_sessions"]),
+        (&"npu:0".into(), &0.into())
+    );
+    assert_ne!(
+        explanation["mode"], "turn",
+        "no network thread waits for a device: {explanation:#}"
+    );
+    assert_eq!(devices.living(), 1);
+    assert!(manager.close(Duration::from_secs(60)));
+    let end = Instant::now() + Duration::from_secs(60);
+    while devices.living() > 0 {
+        assert!(Instant::now() < end, "the lane has no version left and goes on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    devices.stop();
 }

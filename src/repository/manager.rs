@@ -24,7 +24,10 @@ use super::{
     store::Repository,
     table::{Model, SharedTable, State, Table, Version},
 };
-use crate::{batcher::pool::Pool, telemetry::registry::registry};
+use crate::{
+    batcher::{device::Devices, pool::Pool},
+    telemetry::registry::registry,
+};
 
 /// Between two publications while much is loading: each costs in proportion to the number of models, and a thousand
 /// small ones load within a second.
@@ -40,6 +43,7 @@ const PANICS: usize = 256;
 pub struct Deps {
     pub backends: Backends,
     pub pool: Arc<Pool>,
+    pub devices: Arc<Devices>,
     /// Cores of the process's budget.
     pub cores: usize,
     /// Where measurements are kept between starts; `None`: nowhere.
@@ -92,8 +96,7 @@ impl Manager {
         let (report, reports) = bounded(at_once);
         let (panic, panics) = bounded(PANICS);
         let measurements = Measurements::new(deps.state.as_deref());
-        let loader =
-            Arc::new(Loader::new(repository, deps.backends, deps.pool, measurements, panic));
+        let loader = Arc::new(Loader::new(repository, deps, measurements, panic));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let mut state = Keeper {
             entries,

@@ -138,7 +138,7 @@ fn backends(fake: &Arc<Fake>) -> Backends {
 
 fn deps(fake: &Arc<Fake>) -> Deps {
     let pool = Pool::new(Threads { network: 1, executors: 1 });
-    Deps { backends: backends(fake), pool, cores: 2, state: None }
+    Deps { backends: backends(fake), pool, devices: Arc::default(), cores: 2, state: None }
 }
 
 fn options(root: &Path) -> Options {

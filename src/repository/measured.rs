@@ -165,6 +165,11 @@ impl Measurements {
         (probe, Origin::Now)
     }
 
+    /// What is known of `subject`, without a run.
+    pub fn known(&self, subject: &Subject) -> Option<Probe> {
+        self.find(subject, &subject.key()).map(|(probe, _)| probe)
+    }
+
     fn find(&self, subject: &Subject, key: &str) -> Option<(Probe, Origin)> {
         if let Some((probe, at)) = self.known.lock().get(key) {
             return Some((probe.clone(), Origin::Process(*at)));

@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 pub mod entry;
 pub mod explain;
+mod latency;
 pub mod lifecycle;
 pub mod loader;
 pub mod manager;

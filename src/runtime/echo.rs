@@ -37,6 +37,10 @@ pub struct Echo {
     pub cost_per_row: Duration,
     /// Spent asleep, once a run: a device, as it were.
     pub sleep: Duration,
+    /// What the session calls its device, where it is to have one.
+    pub device: Option<&'static str>,
+    /// A run costs the less the more threads it has.
+    pub spreads_runs: bool,
     /// The run fails (`RunError::Failed`).
     pub fail_on: Option<f32>,
     /// The run calls its input invalid.
@@ -126,6 +130,10 @@ impl Session for EchoSession {
 
     fn providers(&self) -> &[String] {
         &[]
+    }
+
+    fn device(&self) -> Option<&str> {
+        self.echo.device
     }
 
     fn run(
@@ -226,7 +234,7 @@ impl Backend for EchoBackend {
     fn open(
         &self,
         source: &ModelSource,
-        _options: &SessionOptions,
+        options: &SessionOptions,
     ) -> Result<Arc<dyn Session>, String> {
         if self.refuse.load(Ordering::SeqCst) {
             return Err("the echo backend was told to refuse".to_owned());
@@ -239,7 +247,16 @@ impl Backend for EchoBackend {
         let can_batch = Signature::batchable(&inputs, &outputs);
         self.opened.fetch_add(1, Ordering::SeqCst);
         let signature = Signature { inputs, outputs, can_batch };
-        Ok(Arc::new(EchoSession::new(signature, self.echo.clone())))
+        let mut echo = self.echo.clone();
+        if echo.spreads_runs {
+            let threads = u32::try_from(options.intra_op_threads).unwrap_or(1).max(1);
+            (echo.cost, echo.sleep) = (echo.cost / threads, echo.sleep / threads);
+        }
+        Ok(Arc::new(EchoSession::new(signature, echo)))
+    }
+
+    fn spreads_runs(&self) -> bool {
+        self.echo.spreads_runs
     }
 }
 

@@ -39,12 +39,17 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
 
     /// Opens one session; called again for each further replica of the same model. The error says what is wrong with
-    /// the file or what the runtime lacks, without the label.
+    /// the file or what the runtime lacks, without the label. `intra_op_threads` is 1 at least.
     fn open(
         &self,
         source: &ModelSource,
         options: &super::options::SessionOptions,
     ) -> Result<Arc<dyn Session>, String>;
+
+    /// Whether one run can be spread over several threads.
+    fn spreads_runs(&self) -> bool {
+        false
+    }
 }
 
 /// An opened model. `run` may be called from several threads at once (a backend that cannot serialises inside).
@@ -53,6 +58,11 @@ pub trait Session: Send + Sync {
 
     /// Execution providers in effect, as in `["CPUExecutionProvider"]`; empty where the runtime has no such notion.
     fn providers(&self) -> &[String];
+
+    /// The device other than the CPU that does the work, as in `cuda:0`.
+    fn device(&self) -> Option<&str> {
+        None
+    }
 
     /// What is not as it was asked for, as in a provider that was replaced (`fallback`): for the log, once a load.
     fn warnings(&self) -> &[String] {

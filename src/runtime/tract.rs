@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tract_onnx::{
     pb::{ModelProto, TensorProto, tensor_proto::DataLocation},
     prelude::*,
-    tract_core::ops::cast::wire_cast,
+    tract_core::{ops::cast::wire_cast, plan},
     tract_hir::infer::Factoid as _,
 };
 
@@ -273,17 +273,20 @@ impl Session for TractSession {
         inputs: &[Option<TensorView<'_>>],
         cancel: Option<&Cancel>,
     ) -> Result<Outputs, RunError> {
-        // A run under way cannot be interrupted.
         if cancel.is_some_and(Cancel::fired) {
             return Err(RunError::Cancelled);
         }
-        catch_unwind(AssertUnwindSafe(|| self.run_plan(inputs)))
+        catch_unwind(AssertUnwindSafe(|| self.run_plan(inputs, cancel)))
             .unwrap_or_else(|_| Err(RunError::Panicked("tract panicked".to_owned())))
     }
 }
 
 impl TractSession {
-    fn run_plan(&self, inputs: &[Option<TensorView<'_>>]) -> Result<Outputs, RunError> {
+    fn run_plan(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        cancel: Option<&Cancel>,
+    ) -> Result<Outputs, RunError> {
         let specs = &self.signature.inputs;
         if inputs.len() != specs.len() {
             let (got, want) = (inputs.len(), specs.len());
@@ -299,7 +302,19 @@ impl TractSession {
                 .map_err(|e| RunError::Invalid(format!("input {:?}: {e}", spec.name)))?;
             values.push(value);
         }
-        let results = self.plan.run(values).map_err(|e| RunError::Failed(said(&e)))?;
+        // Looked at before each node, as ONNX Runtime does: a node under way is not interrupted.
+        let results = self.plan.spawn().and_then(|mut state| {
+            state.run_plan_with_eval(values, |context, state, node, inputs| {
+                match cancel.is_some_and(Cancel::fired) {
+                    true => Err(TractError::msg("cancelled")),
+                    false => plan::eval(context, state, node, inputs),
+                }
+            })
+        });
+        let results = results.map_err(|e| match cancel.is_some_and(Cancel::fired) {
+            true => RunError::Cancelled,
+            false => RunError::Failed(said(&e)),
+        })?;
         let mut outputs = Outputs::new();
         for (spec, value) in self.signature.outputs.iter().zip(results) {
             let tensor = output(spec, value)
@@ -439,6 +454,39 @@ mod tests {
         let session = open_on(&TractBackend, &graph).unwrap();
         let outputs = run_one(&*session, Datatype::Int64, &[3, 2], &longs(&[0; 6])).unwrap();
         assert_eq!(outputs[0].data, longs(&[3, 2]));
+    }
+
+    #[test]
+    fn a_run_ends_between_two_nodes_once_nobody_waits_for_it() {
+        const NODES: usize = 400;
+        let names: Vec<String> = (0..=NODES).map(|n| format!("v{n}")).collect();
+        let mut graph = GraphWriter::new().input(&names[0], Datatype::Fp32, &["N", "4096"]).output(
+            &names[NODES],
+            Datatype::Fp32,
+            &["N", "4096"],
+        );
+        for pair in names.windows(2) {
+            graph =
+                graph.node_with("", "Softmax", &[&pair[0]], &[&pair[1]], &[Attr::Int("axis", 1)]);
+        }
+        let session = open_on(&TractBackend, &graph).unwrap();
+        let run = |rows: i64, cancel: &Cancel| {
+            let data = vec![0u8; usize::try_from(rows).unwrap() * 4096 * 4];
+            let view = TensorView { datatype: Datatype::Fp32, dims: &[rows, 4096], data: &data };
+            session.run(&[Some(view)], Some(cancel)).map(|outputs| outputs[0].dims[0])
+        };
+        let cancel = Cancel::default();
+        assert_eq!(run(1, &cancel), Ok(1));
+        std::thread::scope(|scope| {
+            // Seconds of work.
+            let long = scope.spawn(|| run(1024, &cancel));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!long.is_finished());
+            cancel.fire();
+            assert_eq!(long.join().unwrap(), Err(RunError::Cancelled));
+        });
+        assert_eq!(run(1, &cancel), Err(RunError::Cancelled));
+        assert_eq!(run(1, &Cancel::default()), Ok(1));
     }
 
     #[test]

@@ -60,4 +60,8 @@ impl Backend for OrtBackend {
         })?;
         Ok(Arc::new(session))
     }
+
+    fn spreads_runs(&self) -> bool {
+        true
+    }
 }

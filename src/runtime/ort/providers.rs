@@ -22,6 +22,8 @@ pub struct Configured {
     pub names: Vec<String>,
     /// Providers that were replaced, and why.
     pub warnings: Vec<String>,
+    /// The device of the preferred provider, where it is not the CPU.
+    pub device: Option<String>,
 }
 
 impl Configured {
@@ -41,12 +43,15 @@ pub fn configure(
     options: &SessionOptions,
     cpu_only: bool,
 ) -> Result<Configured, String> {
-    let (mut names, mut warnings) = (Vec::new(), Vec::new());
+    let (mut names, mut warnings, mut device) = (Vec::new(), Vec::new(), None);
     for provider in options.providers.iter().filter(|p| !cpu_only && p.name != Provider::Cpu) {
         let added = add(library, builder, provider);
         builder = added.0;
         match added.1 {
-            Ok(name) => names.push(name.to_owned()),
+            Ok(name) => {
+                names.push(name.to_owned());
+                device = device.or_else(|| provider.device());
+            }
             Err(reason) if !options.fallback => return Err(refused(provider, &reason)),
             Err(reason) => warnings.push(format!("{}; left out", refused(provider, &reason))),
         }
@@ -62,7 +67,7 @@ pub fn configure(
         builder = builder.with_devices(cpu, None).map_err(|e| e.to_string())?;
     }
     names.push(CPU_NAME.to_owned());
-    Ok(Configured { builder, names, warnings })
+    Ok(Configured { builder, names, warnings, device })
 }
 
 fn refused(provider: &ProviderOptions, reason: &str) -> String {

@@ -45,6 +45,7 @@ pub struct OrtSession {
     signature: Arc<Signature>,
     providers: Vec<String>,
     warnings: Vec<String>,
+    device: Option<String>,
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     /// Held over a run where a provider other than the CPU's takes part: only that one is known to run concurrently.
@@ -67,16 +68,16 @@ impl OrtSession {
         if let Some(missing) = graph.external.iter().find(|location| !given(location)) {
             return Err(format!("the file {missing:?} of its external data is missing"));
         }
-        let (session, configured) = match commit(library, source, options, false) {
+        let (session, placed) = match commit(library, source, options, false) {
             Err(Refusal { reason, by_device: true }) if options.fallback => {
-                let (session, mut configured) =
+                let (session, mut placed) =
                     commit(library, source, options, true).map_err(|e| e.reason)?;
-                configured.1.push(format!("{reason}; the model runs on the CPU"));
-                (session, configured)
+                placed.warnings.push(format!("{reason}; the model runs on the CPU"));
+                (session, placed)
             }
             other => other.map_err(|e| e.reason)?,
         };
-        let (providers, warnings) = configured;
+        let Placed { providers, warnings, device } = placed;
         let signature = signature(graph, session.inputs(), session.outputs())?;
         let name = |spec: &TensorSpec| CString::new(&*spec.name).map_err(|e| e.to_string());
         Ok(OrtSession {
@@ -87,6 +88,7 @@ impl OrtSession {
             serial: (providers.len() > 1).then(Mutex::default),
             providers,
             warnings,
+            device,
             inner: Arc::new(Inner { session }),
         })
     }
@@ -183,6 +185,10 @@ impl Session for OrtSession {
         &self.warnings
     }
 
+    fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
     fn run(
         &self,
         inputs: &[Option<TensorView<'_>>],
@@ -249,7 +255,14 @@ struct Refusal {
     by_device: bool,
 }
 
-type Committed = (::ort::session::Session, (Vec<String>, Vec<String>));
+/// What came of the providers that were asked for.
+struct Placed {
+    providers: Vec<String>,
+    warnings: Vec<String>,
+    device: Option<String>,
+}
+
+type Committed = (::ort::session::Session, Placed);
 
 fn commit(
     library: &Library,
@@ -261,7 +274,7 @@ fn commit(
     let builder = prepare(library, options).map_err(|e| plain(e.to_string()))?;
     let configured = providers::configure(library, builder, options, cpu_only).map_err(plain)?;
     let by_device = configured.has_device();
-    let Configured { mut builder, names, warnings } = configured;
+    let Configured { mut builder, names, warnings, device } = configured;
     let refuse = |reason: String| Refusal { reason, by_device };
     // Names and buffers stay where they are until the session is made; it copies what it needs of them.
     let files: Vec<CString> = source
@@ -277,7 +290,7 @@ fn commit(
         };
         refuse(reason)
     })?;
-    Ok((session, (names, warnings)))
+    Ok((session, Placed { providers: names, warnings, device }))
 }
 
 fn prepare(library: &Library, options: &SessionOptions) -> ::ort::Result<SessionBuilder> {

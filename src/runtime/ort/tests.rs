@@ -114,6 +114,7 @@ fn a_plug_in_provider_runs_the_model_where_it_is_asked_for_and_nowhere_else() {
         Err(e) => panic!("{e}"),
     };
     assert_eq!(session.providers(), ["OpenVINOExecutionProvider", "CPUExecutionProvider"]);
+    assert_eq!(session.device(), None, "OpenVINO on the CPU is the CPU");
     check(&*session);
     std::thread::scope(|scope| {
         for _ in 0..2 {
