@@ -1,5 +1,7 @@
 //! Deadlines from every source: what is late is answered so, and what expired while it waited never runs.
 
+use std::time::{Duration, Instant};
+
 use prost::Message;
 use serde_json::json;
 
@@ -133,6 +135,35 @@ fn a_run_ends_with_its_deadline() {
     assert_eq!(grpc::finish(call).0, 504);
     // The one executor that the model may hold is free again.
     assert_eq!(infer(&server.http, "burn", "", &http::burn(5.0, 1)).output(0), [5.0]);
+    server.stop();
+}
+
+#[test]
+fn what_runs_cost_too_long_for_is_refused_before_it_runs() {
+    let home = Home::of(&["burn"]).yaml("burn", "batching: {instances: 1}\n");
+    let server = Server::start(home.path(), &home.repository());
+    let mut iters = 1000;
+    loop {
+        let begun = Instant::now();
+        assert_eq!(infer(&server.http, "burn", "", &http::burn(1.0, iters)).output(0), [1.0]);
+        if begun.elapsed() >= Duration::from_millis(200) {
+            break;
+        }
+        iters *= 2;
+    }
+    // What it costs is learned.
+    for _ in 0..16 {
+        infer(&server.http, "burn", "", &http::burn(1.0, iters)).output(0);
+    }
+    let runs = watch::executions(&server, "burn");
+    // Not the first: an idle model tries one now and then, and that ends with its deadline.
+    watch::until("a request is refused for what it would cost", || {
+        let headers = "x-request-timeout-ms: 20\r\n";
+        let message = infer(&server.http, "burn", headers, &http::burn(2.0, iters)).error(504);
+        message.contains("cannot be met")
+    });
+    assert_eq!(watch::executions(&server, "burn"), runs);
+    assert_eq!(infer(&server.http, "burn", "", &http::burn(3.0, 1)).output(0), [3.0]);
     server.stop();
 }
 
