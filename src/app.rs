@@ -47,7 +47,10 @@ use crate::{
         options::Load,
     },
     runtime,
-    serving::engine::{Engine, EngineOptions},
+    serving::{
+        engine::{Engine, EngineOptions},
+        memory::Budget,
+    },
     shutdown::{self, Announcer, Phase},
     telemetry::{self, logs::Access, prometheus, registry, trace::Traces},
 };
@@ -254,6 +257,7 @@ impl Server {
             max_requests: config.max_requests,
         };
         let engine = Arc::new(Engine::new(manager.table.clone(), &options));
+        show_memory(engine.budget.clone());
         let (announcer, listener) = shutdown::channel();
         let draining = Arc::new(AtomicBool::new(false));
         let api = Api {
@@ -438,6 +442,15 @@ fn warn_of_open_ports(addresses: &[String]) {
             "other machines reach this port, and no callers are configured: whoever does may use every model (docs/security.md)"
         );
     }
+}
+
+/// Puts what requests hold on the metrics page.
+fn show_memory(budget: Arc<Budget>) {
+    registry::registry().set_memory(move || registry::Memory {
+        used: budget.used(),
+        limit: budget.limit(),
+        level: budget.level() as u8,
+    });
 }
 
 fn millis(ms: u64) -> Option<Duration> {

@@ -63,8 +63,9 @@ pub struct Config {
 
     /// Bytes that one request may have, as sent and once decompressed. Default: 64 MiB, Triton's.
     pub max_request_bytes: usize,
-    /// Bytes that the bodies of all requests under way may hold together; more are refused (429). Default: 1 GiB: sixteen
-    /// of the largest requests.
+    /// Bytes that all requests under way may hold together: bodies, as sent and decompressed, what is made of them, and
+    /// answers until they are written; more are refused (429), from 85% on large bodies and from 95% on all new ones.
+    /// Default: 1 GiB: sixteen of the largest requests.
     pub request_memory_bytes: usize,
     /// Requests under way at once; more are refused (429). Default: 16384, far above what queues hold, so that it only
     /// stops a flood.

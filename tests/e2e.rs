@@ -16,6 +16,8 @@ mod broken;
 mod clock;
 #[path = "e2e/command_line.rs"]
 mod command_line;
+#[path = "e2e/compressed.rs"]
+mod compressed;
 #[path = "e2e/deadlines.rs"]
 mod deadlines;
 #[path = "e2e/drain.rs"]

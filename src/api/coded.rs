@@ -64,7 +64,7 @@ pub async fn unpack(
 }
 
 /// Compresses one framed gRPC message; leaves it as it is where that is not worth it.
-pub async fn pack(framed: Chunks, coding: Coding, charge: &mut Charge) -> Result<Chunks, Error> {
+pub async fn pack(framed: Chunks, coding: Coding, budget: &Arc<Budget>) -> Result<Chunks, Error> {
     let total: usize = framed.iter().map(Bytes::len).sum();
     if total < HEAD + WORTH {
         return Ok(framed);
@@ -73,7 +73,7 @@ pub async fn pack(framed: Chunks, coding: Coding, charge: &mut Charge) -> Result
     if let Some(first) = message.first_mut() {
         first.advance(HEAD.min(first.len()));
     }
-    Ok(match encoding::deflate(&message, coding, charge).await? {
+    Ok(match encoding::deflate(&message, coding, budget).await? {
         Some(packed) => {
             let mut head = BytesMut::with_capacity(HEAD);
             head.put_u8(1);
@@ -89,7 +89,7 @@ pub async fn pack(framed: Chunks, coding: Coding, charge: &mut Charge) -> Result
 pub async fn answer(
     plain: Response<Body>,
     coding: Coding,
-    mut charge: Charge,
+    budget: &Arc<Budget>,
 ) -> Result<Response<Body>, Error> {
     let (mut parts, body) = plain.into_parts();
     let chunks = match body {
@@ -98,7 +98,7 @@ pub async fn answer(
         }
         other => return Ok(Response::from_parts(parts, other)),
     };
-    let packed = encoding::deflate(&chunks, coding, &mut charge).await?;
+    let packed = encoding::deflate(&chunks, coding, budget).await?;
     let body = match packed {
         Some(packed) => {
             announce(&mut parts.headers, coding);
@@ -149,8 +149,7 @@ async fn http(api: &Api, mut request: Request, next: Next) -> Result<Response<Ro
     }
     let (mut parts, body) = answer.into_parts();
     let body = body.collect().await.map_err(|_| Error::internal("an answer broke off"))?.to_bytes();
-    charge.grow(body.len())?;
-    let packed = encoding::deflate(std::slice::from_ref(&body), coding, &mut charge).await?;
+    let packed = encoding::deflate(std::slice::from_ref(&body), coding, &api.budget).await?;
     let Some(packed) = packed else { return Ok(Response::from_parts(parts, body.into())) };
     announce(&mut parts.headers, coding);
     parts.headers.insert(header::CONTENT_LENGTH, packed.len().into());
@@ -294,7 +293,7 @@ async fn recode(
     to: Coding,
 ) -> (Reader, Result<Option<(Chunks, Charge)>, Error>) {
     let next = async {
-        let Some(Message { bytes, mut charge }) = reader.next().await? else { return Ok(None) };
+        let Some(Message { bytes, charge }) = reader.next().await? else { return Ok(None) };
         let length = u32::try_from(bytes.len())
             .map_err(|_| Error::new(Code::TooLarge, "a message is larger than a frame can say"))?;
         let mut head = BytesMut::with_capacity(HEAD);
@@ -303,7 +302,7 @@ async fn recode(
         let framed = Chunks::from_iter([head.freeze(), bytes]);
         let framed = match to {
             Coding::Identity => framed,
-            to => pack(framed, to, &mut charge).await?,
+            to => pack(framed, to, &reader.budget).await?,
         };
         Ok(Some((framed, charge)))
     };

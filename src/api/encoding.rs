@@ -1,12 +1,14 @@
 //! Which coding a body has and which one its answer gets, and the work itself, in pieces between which the thread does
 //! other things.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 
 use crate::{
     batcher::turn,
-    serving::memory::Charge,
+    serving::memory::{Budget, Charge},
     types::error::{Code, Error},
     wire::flate::{Coding, Deflate, Inflate},
 };
@@ -213,12 +215,13 @@ pub async fn inflate(
     inflating.finish()
 }
 
-/// Compresses the chunks of an answer; `None` where that makes nothing smaller, or where there is no memory for it.
+/// Compresses the chunks of an answer, charged until they are sent; `None` where that makes nothing smaller, or where there is no memory for it.
 pub async fn deflate(
     chunks: &[Bytes],
     coding: Coding,
-    charge: &mut Charge,
+    budget: &Arc<Budget>,
 ) -> Result<Option<Bytes>, Error> {
+    let mut charge = budget.charge();
     let total: usize = chunks.iter().map(Bytes::len).sum();
     let (mut state, mut out, mut seen) = (Deflate::new(coding), Vec::new(), 0usize);
     let mut chunks = chunks.iter().peekable();
@@ -227,7 +230,7 @@ pub async fn deflate(
             if out.capacity() == out.len() {
                 let more =
                     out.capacity().max(total / 4).max(256).min(total.saturating_sub(out.len()));
-                if more == 0 || charge.grow(more).is_err() {
+                if more == 0 || charge.add(more).is_err() {
                     return Ok(None);
                 }
                 out.reserve_exact(more);
@@ -249,7 +252,7 @@ pub async fn deflate(
             }
         }
     }
-    Ok((out.len() < total).then(|| out.into()))
+    Ok((out.len() < total).then(|| charge.hold(out.into())))
 }
 
 /// Lets the thread do what else is there.

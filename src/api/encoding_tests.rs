@@ -165,7 +165,7 @@ async fn large_bodies_leave_room_for_others() {
     let budget = Budget::new(1 << 30);
     let mut charge = budget.charge();
     let data = Bytes::from(vec![1u8; 4 << 20]);
-    let body = deflate(std::slice::from_ref(&data), Coding::Gzip, &mut charge).await.unwrap();
+    let body = deflate(std::slice::from_ref(&data), Coding::Gzip, &budget).await.unwrap();
     let body = body.expect("it shrinks");
     let between = turns.swap(0, Ordering::Relaxed);
     assert!(between >= (4 << 20) / PIECE_OUT / 2, "{between} turns while compressing");
@@ -190,14 +190,14 @@ async fn answers_shrink_or_stay_as_they_are() {
     let text: Vec<Bytes> = (0..900).map(|n| format!("[{n}, 0.25, 1.5], ").into()).collect();
     for coding in [Coding::Gzip, Coding::Deflate] {
         let mut charge = budget.charge();
-        assert_eq!(deflate(&random, coding, &mut charge).await, Ok(None));
-        let shrunk = deflate(&text, coding, &mut charge).await.unwrap().expect("text shrinks");
+        assert_eq!(deflate(&random, coding, &budget).await, Ok(None));
+        let shrunk = deflate(&text, coding, &budget).await.unwrap().expect("text shrinks");
         let whole = inflate(&shrunk, coding, 1 << 20, &mut charge).await.unwrap();
         assert_eq!(whole, text.concat());
     }
     // Without memory to compress in, it goes out plain.
     let full = Budget::new(10);
-    assert_eq!(deflate(&text, Coding::Gzip, &mut full.charge()).await, Ok(None));
+    assert_eq!(deflate(&text, Coding::Gzip, &full).await, Ok(None));
     assert_eq!(full.used(), 0);
 }
 

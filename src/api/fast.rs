@@ -14,7 +14,11 @@ use super::{
     grpc, timed,
 };
 use crate::{
-    serving::{caller::Caller, engine::Engine, memory::Charge},
+    serving::{
+        caller::Caller,
+        engine::Engine,
+        memory::{Budget, Level},
+    },
     telemetry::registry::registry,
     types::{
         error::{Code, Error},
@@ -75,7 +79,12 @@ pub async fn answer(
         }
         Lane::Http { body, form } => {
             let answer = http_infer(&front, body, form, caller.as_deref(), received).await;
-            Ok(answer.unwrap_or_else(|error| http_error(&error)))
+            let mut answer = answer.unwrap_or_else(|error| http_error(&error));
+            // HTTP/2 knows no such header, and leaves it out.
+            if front.engine.budget.level() >= Level::Shrink {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(answer)
         }
         // Boxed so that the fast lane's future does not carry the routers'.
         Lane::Router(request) => Box::pin(route(front, *request, caller)).await,
@@ -123,26 +132,31 @@ async fn grpc_infer(
     received: Tick,
 ) -> Result<Response<Body>, Error> {
     let Call { timeout, messages } = call.inspect_err(count_refused)?;
-    let mut charge = front.engine.budget.charge();
+    let budget = &front.engine.budget;
+    let mut charge = budget.charge();
     let framed = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
-    let message = match grpc_message(framed).inspect_err(count_refused)? {
+    let mut message = match grpc_message(framed).inspect_err(count_refused)? {
         (false, message) => message,
         // Boxed, as all that is not everybody's: the future of a plain request stays as small as it was.
         (true, packed) => {
-            Box::pin(coded::unpack(&packed, messages.sent, front.limits.max_bytes, &mut charge))
-                .await
-                .inspect_err(count_refused)?
+            let sent = std::mem::replace(&mut charge, budget.charge());
+            let max = front.limits.max_bytes;
+            let plain = Box::pin(coded::unpack(&packed, messages.sent, max, &mut charge)).await;
+            drop(sent);
+            plain.inspect_err(count_refused)?
         }
     };
+    message = charge.go_with(message);
     let pending = {
-        let request = wire::grpc::decode_request(&message);
+        let mut request = wire::grpc::decode_request(&message).inspect_err(count_refused)?;
+        budget.decoded(&mut request, &message).inspect_err(count_refused)?;
         drop(message);
-        front.engine.begin(request.inspect_err(count_refused)?, received, timeout, caller)?
+        front.engine.begin(request, received, timeout, caller)?
     };
     let response = pending.answer().await?;
     let chunks = HEAD.with_borrow_mut(|head| wire::grpc::encode_response(&response, head))?;
     if messages.answer != Coding::Identity {
-        return Box::pin(grpc_packed(chunks, messages.answer, charge)).await;
+        return Box::pin(grpc_packed(chunks, messages.answer, budget)).await;
     }
     Ok(grpc_head(Body::chunks(chunks, Some(ok()))))
 }
@@ -158,9 +172,9 @@ fn ok() -> HeaderMap {
 async fn grpc_packed(
     chunks: Chunks,
     coding: Coding,
-    mut charge: Charge,
+    budget: &Arc<Budget>,
 ) -> Result<Response<Body>, Error> {
-    let packed = coded::pack(chunks, coding, &mut charge).await?;
+    let packed = coded::pack(chunks, coding, budget).await?;
     let smaller = packed.first().is_some_and(|chunk| chunk.first() == Some(&1));
     let mut answer = grpc_head(Body::chunks(packed, Some(ok())));
     let headers = answer.headers_mut();
@@ -245,28 +259,30 @@ async fn http_infer(
     received: Tick,
 ) -> Result<Response<Body>, Error> {
     let form = form.inspect_err(count_refused)?;
-    let mut charge = front.engine.budget.charge();
+    let budget = &front.engine.budget;
+    let mut charge = budget.charge();
     let Form { target, json_length, timeout, coding, answer } = form;
     let body = match coding {
         Coding::Identity => body::read(body, front.limits, &mut charge).await,
         coding => Box::pin(body::read_coded(body, coding, front.limits, &mut charge)).await,
     };
-    let body = body.inspect_err(count_refused)?;
+    let body = charge.go_with(body.inspect_err(count_refused)?);
     let pending = {
         let decoded = match json_length {
             None => wire::json::decode_request(&body),
             Some(length) => wire::binary::decode_request(&body, length),
         };
         let mut request = decoded.inspect_err(count_refused)?;
+        budget.decoded(&mut request, &body).inspect_err(count_refused)?;
         drop(body);
         request.model = target.model;
         request.version = target.version;
         front.engine.begin(request, received, timeout, caller)?
     };
-    let plain = http_answer(&pending.answer().await?)?;
+    let plain = http_answer(&pending.answer().await?, budget)?;
     match answer {
         Coding::Identity => Ok(plain),
-        coding => Box::pin(coded::answer(plain, coding, charge)).await,
+        coding => Box::pin(coded::answer(plain, coding, budget)).await,
     }
 }
 
@@ -330,7 +346,7 @@ fn number(headers: &HeaderMap, name: &str, what: &str) -> Result<Option<u64>, Er
     }
 }
 
-fn http_answer(response: &InferResponse) -> Result<Response<Body>, Error> {
+fn http_answer(response: &InferResponse, budget: &Arc<Budget>) -> Result<Response<Body>, Error> {
     if response.outputs.iter().any(|output| output.binary) {
         let encoded = wire::binary::encode_response(response)?;
         let mut answer = Response::new(Body::chunks(encoded.chunks, None));
@@ -347,6 +363,7 @@ fn http_answer(response: &InferResponse) -> Result<Response<Body>, Error> {
     }
     let mut json = Vec::new();
     wire::json::encode_response(response, &mut json)?;
+    let json = budget.written(json.into())?;
     let mut answer = Response::new(Body::whole(json));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(answer)

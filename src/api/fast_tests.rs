@@ -338,3 +338,31 @@ async fn broken_calls_have_tonics_codes() {
         assert_eq!((fast.http, fast.content_type), (tonic.http, tonic.content_type));
     }
 }
+
+/// Compressed through the fast lane as through the routers: the same answer, packed where that makes it smaller.
+#[tokio::test]
+async fn compressed_calls_are_answered_in_kind() {
+    use std::io::{Read, Write};
+    let both = both();
+    for (count, packed) in [(4, false), (8000, true)] {
+        let message = rows(&vec![0.5; count]).encode_to_vec();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(&message).unwrap();
+        let mut call = framed(&encoder.finish().unwrap());
+        call[0] = 1;
+        let headers = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity,gzip")];
+        for seen in both.ask(&headers, &call).await {
+            assert_eq!(seen.status[0].as_ref().unwrap(), "0", "{seen:?}");
+            assert_eq!(seen.body[0] == 1, packed, "{count} numbers");
+            let mut message = seen.body[5..].to_vec();
+            if packed {
+                assert!(message.len() < 1000);
+                let sent = std::mem::take(&mut message);
+                flate2::read::GzDecoder::new(&*sent).read_to_end(&mut message).unwrap();
+            }
+            let answer = proto::ModelInferResponse::decode(&*message).unwrap();
+            assert_eq!(answer.raw_output_contents[0].len(), count * 4);
+        }
+        assert_eq!(both.front.engine.budget.used(), 0);
+    }
+}

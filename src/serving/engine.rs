@@ -37,7 +37,7 @@ use crate::{
 /// What a person can set about the request path.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Bytes that the bodies of all requests under way may hold together.
+    /// Bytes that all requests under way may hold together (`memory`).
     pub request_memory_bytes: usize,
     /// No request waits longer than this, whatever its client asks for.
     pub max_deadline: Option<Duration>,
@@ -172,6 +172,10 @@ impl Pending<'_> {
                 .map_err(|_| run::expired()),
         };
         let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
+        let answer = answer.and_then(|(mut response, spent)| {
+            passage.engine.budget.outputs(&mut response)?;
+            Ok((response, spent))
+        });
         passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent)));
         answer.map(|(response, _)| response)
     }

@@ -136,6 +136,24 @@ pub const CALLER_REQUESTS: Metric = counter(
     &["caller", "code"],
     "Requests by caller, and how they ended; caller=\"unknown\" had no valid key or certificate. Probes and scrapes are not counted.",
 );
+pub const MEMORY_BYTES: Metric = gauge(
+    "onnxd_request_memory_bytes",
+    "bytes",
+    &[],
+    "Bytes that requests under way hold: bodies, what was made of them, and answers until they are written.",
+);
+pub const MEMORY_LIMIT_BYTES: Metric = gauge(
+    "onnxd_request_memory_limit_bytes",
+    "bytes",
+    &[],
+    "Bytes that requests under way may hold (request_memory_bytes).",
+);
+pub const MEMORY_LEVEL: Metric = gauge(
+    "onnxd_request_memory_level",
+    "level",
+    &[],
+    "How short that memory is: 0 it is not, 1 connections end after their answer, 2 large bodies are refused, 3 all new ones.",
+);
 pub const CONNECTIONS: Metric = counter(
     "onnxd_connections_total",
     "connections",
@@ -284,7 +302,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 29] = [
+pub const ALL: [&Metric; 32] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -300,6 +318,9 @@ pub const ALL: [&Metric; 29] = [
     &LOAD_SECONDS,
     &REFUSED,
     &CALLER_REQUESTS,
+    &MEMORY_BYTES,
+    &MEMORY_LIMIT_BYTES,
+    &MEMORY_LEVEL,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
     &CONNECTIONS_CUT,

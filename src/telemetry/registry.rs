@@ -92,9 +92,20 @@ pub struct Registry {
     /// By `Code as usize`.
     refused: [AtomicU64; Code::ALL.len()],
     log_dropped: AtomicU64,
+    memory: Mutex<Option<ReadMemory>>,
     /// Spans that the collector took, and those that it did not.
     spans: [AtomicU64; 2],
 }
+
+/// What requests hold of their memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub used: usize,
+    pub limit: usize,
+    pub level: u8,
+}
+
+type ReadMemory = Box<dyn Fn() -> Memory + Send + Sync>;
 
 /// What is known of a version whether or not it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -226,6 +237,15 @@ impl Registry {
     /// A request failed before it reached a version.
     pub fn refused(&self, code: Code) {
         self.refused[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where the numbers of the requests' memory come from; of several servers in a process, the last one's.
+    pub fn set_memory(&self, read: impl Fn() -> Memory + Send + Sync + 'static) {
+        *self.memory.lock() = Some(Box::new(read));
+    }
+
+    pub fn memory(&self) -> Option<Memory> {
+        self.memory.lock().as_ref().map(|read| read())
     }
 
     pub fn log_dropped(&self, lines: u64) {

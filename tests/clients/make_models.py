@@ -165,10 +165,17 @@ def lookup():
     return model(nodes, [value("IDX", "INT64", ["N"])], [value("Y", "FP32", ["N"])], [table])
 
 
+def huge():
+    """As many ones as the caller says: a small request with an answer of any size."""
+    one = h.make_tensor("one", T.FLOAT, [1], [1.0])
+    nodes = [h.make_node("ConstantOfShape", ["SHAPE"], ["Y"], value=one)]
+    return model(nodes, [value("SHAPE", "INT64", [1])], [value("Y", "FP32", ["N"])])
+
+
 def write(repository):
     zoo = {f"identity_{d.lower()}": {1: identity(d)} for d in DATATYPES}
     zoo["versioned"] = {k: versioned(k) for k in (1, 2, 3)}
-    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom, lookup):
+    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom, lookup, huge):
         zoo[make.__name__] = {1: make()}
     for name, versions in zoo.items():
         for version, m in versions.items():

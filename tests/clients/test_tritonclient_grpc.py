@@ -313,3 +313,29 @@ def test_async_infer(grpc_client):
     assert done.wait(20)
     for i, answer in answers.items():
         assert same(answer, (i + 1) * COUNT), answer
+
+
+# ---- compression
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("rows", [1, 3000])
+def test_compression(grpc_client, algorithm, rows):
+    a = np.arange(rows * 10, dtype=np.float32).reshape(rows, 10) / 8
+    r = grpc_client.infer("identity_fp32", inputs({"INPUT0": a}), compression_algorithm=algorithm)
+    assert same(r.as_numpy("OUTPUT0"), a)
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_channel(compression):
+    """Every call of the channel: what the routers answer too."""
+    from tritonclient.grpc import service_pb2_grpc
+
+    with grpc.insecure_channel(GRPC, compression=compression) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(pb.ServerLiveRequest()).live
+        index = stub.RepositoryIndex(pb.RepositoryIndexRequest())
+        assert len(index.models) > 10
+        with pytest.raises(grpc.RpcError) as e:
+            stub.ModelMetadata(pb.ModelMetadataRequest(name="nosuch" * 200))
+        assert e.value.code() == grpc.StatusCode.NOT_FOUND

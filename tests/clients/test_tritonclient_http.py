@@ -346,3 +346,31 @@ def test_async_infer(http_client):
     waiting = [http_client.async_infer("simple", inputs({"INPUT0": i * COUNT, "INPUT1": COUNT})) for i in range(20)]
     for i, w in enumerate(waiting):
         assert same(w.get_result().as_numpy("OUTPUT0"), (i + 1) * COUNT)
+
+
+# ---- compression
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("answer", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("sent", [None, "gzip", "deflate"])
+def test_compression(http_client, sent, answer, binary):
+    a = np.arange(30_000, dtype=np.float32).reshape(3, 10_000) / 8
+    outputs = [h.InferRequestedOutput("OUTPUT0", binary_data=binary)]
+    r = http_client.infer(
+        "identity_fp32",
+        inputs({"INPUT0": a}, binary),
+        outputs=outputs,
+        request_compression_algorithm=sent,
+        response_compression_algorithm=answer,
+    )
+    assert same(r.as_numpy("OUTPUT0"), a)
+
+
+def test_a_damaged_body_is_refused():
+    import gzip
+
+    body = gzip.compress(b'{"inputs": []}')
+    for bad in (body[:-1], body[:-5] + b"?" + body[-4:], body + b"?"):
+        status, _, answer = request("POST", "/v2/models/simple/infer", bad, {"Content-Encoding": "gzip"})
+        assert status == 400 and "gzip" in json.loads(answer)["error"]
