@@ -39,7 +39,16 @@ fn limits() -> Limits {
 
 fn waiting(now: Tick, bucket: u64) -> Waiting<Job> {
     let deadline = Some(now.after(SECOND));
-    Waiting { rows: 1, bytes: 128, bucket, enqueued: now, deadline, priority: 0, item: Job }
+    Waiting {
+        rows: 1,
+        bytes: 128,
+        bucket,
+        enqueued: now,
+        deadline,
+        priority: 0,
+        favoured: false,
+        item: Job,
+    }
 }
 
 /// So many requests in and out again, in batches of their buckets.

@@ -142,6 +142,7 @@ mod tests {
             bucket: 0,
             deadline: None,
             priority: 0,
+            favoured: false,
         };
         version.served.submit(request, now()).expect("taken")
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     plan::{Efficient, QueueConfig},
-    queue::{Abandoned, Gone, Queue, QueueId, Refusal, Taken},
+    queue::{Abandoned, Gone, Queue, QueueId, Rank, Refusal, Taken},
     standing::{Depth, Standing, Target},
 };
 use crate::types::time::Tick;
@@ -89,10 +89,10 @@ impl<T: Abandoned> Entry<T> {
         self.config.backlog(self.queue.rows(), self.queue.len(), self.cap)
     }
 
-    /// Of `backlog`, the part that runs before one of this priority, and what is left of the runs under way: half of what
+    /// Of `backlog`, the part that runs before one of this rank, and what is left of the runs under way: half of what
     /// they were expected to take.
-    pub fn ahead(&self, priority: u8, backlog: u64) -> u64 {
-        let (ahead, all) = (self.queue.ahead(priority), self.queue.rows());
+    pub fn ahead(&self, rank: Rank, backlog: u64) -> u64 {
+        let (ahead, all) = (self.queue.ahead(rank), self.queue.rows());
         let part = match ahead == all {
             true => u128::from(backlog),
             false => u128::from(backlog) * ahead as u128 / all.max(1) as u128,
@@ -100,16 +100,16 @@ impl<T: Abandoned> Entry<T> {
         u64::try_from(part).unwrap_or(u64::MAX).saturating_add(self.expected / 2)
     }
 
-    /// Whether one more of this priority is refused, since the queue has stood for too long.
-    pub fn stands(&mut self, now: Tick, priority: u8, gone: &mut Vec<Gone<T>>) -> Option<Refusal> {
+    /// Whether one more of this rank is refused, since the queue has stood for too long.
+    pub fn stands(&mut self, now: Tick, rank: Rank, gone: &mut Vec<Gone<T>>) -> Option<Refusal> {
         if self.queue.is_empty() && self.running == 0 {
             self.standing.idle();
             return None;
         }
         let target = self.target?;
-        let mut depth = self.depth(priority, target);
+        let mut depth = self.depth(rank, target);
         if self.standing.refuses(now, depth, target) && self.queue.tidy(now, gone) {
-            depth = self.depth(priority, target);
+            depth = self.depth(rank, target);
         }
         if !self.standing.refuses(now, depth, target) {
             return None;
@@ -181,14 +181,14 @@ impl<T: Abandoned> Entry<T> {
         self.learn();
     }
 
-    fn depth(&self, priority: u8, target: Target) -> Depth {
+    fn depth(&self, rank: Rank, target: Target) -> Depth {
         let executors = self.executors();
         let (rows, runs) = self.efficient.map_or((1, 1.0), |efficient| {
             (efficient.rows, target.delay.as_secs_f64() / efficient.run.as_secs_f64())
         });
         let least = executors * rows;
         Depth {
-            ahead: self.queue.ahead(priority),
+            ahead: self.queue.ahead(rank),
             waiting: self.queue.rows(),
             running: self.places,
             delay: Duration::from_nanos(self.backlog() / executors as u64),

@@ -1,7 +1,7 @@
-//! The entries of one queue, linked by shape bucket and priority. Pure; the order in which `queue` takes them.
+//! The entries of one queue, linked by shape bucket and rank. Pure; the order in which `queue` takes them.
 //!
-//! Entries lie in a slab and are linked per bucket and priority, so that any of them leaves in constant time. Two heaps
-//! order buckets (priority, then oldest head) and deadlines; what left stays in them as a stale key until it comes to
+//! Entries lie in a slab and are linked per bucket and rank, so that any of them leaves in constant time. Two heaps
+//! order buckets (rank, then oldest head) and deadlines; what left stays in them as a stale key until it comes to
 //! the top or half of the heap is stale. Nothing allocates once the slab has grown to what usually waits.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::queue::Waiting;
+use super::queue::{Rank, Waiting};
 use crate::types::time::Tick;
 
 /// Entries that the slab can number.
@@ -28,9 +28,9 @@ struct Slot<T> {
     waiting: Option<Waiting<T>>,
 }
 
-/// The entries of one bucket and priority, oldest first.
+/// The entries of one bucket and rank, oldest first.
 struct Line {
-    priority: u8,
+    rank: Rank,
     head: u32,
     tail: u32,
 }
@@ -39,16 +39,16 @@ struct Bucket {
     hash: u64,
     /// Places in a batch that its entries take.
     places: usize,
-    /// Highest priority first; none is empty.
+    /// Highest rank first; none is empty.
     lines: SmallVec<[Line; 1]>,
-    /// Priority and number of the first entry; `None` while the bucket is not in use.
-    key: Option<(u8, u64)>,
+    /// Rank and number of the first entry; `None` while the bucket is not in use.
+    key: Option<(Rank, u64)>,
 }
 
-/// What waits of one priority.
+/// What waits of one rank.
 #[derive(Clone, Copy, Default)]
 pub struct Level {
-    pub priority: u8,
+    pub rank: Rank,
     pub requests: usize,
     pub places: usize,
     pub bytes: usize,
@@ -61,12 +61,12 @@ pub struct Lines<T> {
     buckets: Vec<Bucket>,
     free_buckets: Vec<u32>,
     by_hash: HashMap<u64, u32, foldhash::fast::FixedState>,
-    /// (priority, oldest first, bucket)
-    order: BinaryHeap<(u8, Reverse<u64>, u32)>,
+    /// (rank, oldest first, bucket)
+    order: BinaryHeap<(Rank, Reverse<u64>, u32)>,
     /// (earliest first, number, slot)
     deadlines: BinaryHeap<Reverse<(Tick, u64, u32)>>,
     next_seq: u64,
-    /// One for each priority that waits, in no order; nearly always one.
+    /// One for each rank that waits, in no order; nearly always one.
     levels: SmallVec<[Level; 2]>,
     len: usize,
     bytes: usize,
@@ -76,8 +76,8 @@ pub struct Lines<T> {
 /// A bucket, for choosing one.
 pub struct Candidate {
     pub bucket: u32,
-    /// Priority, then age: the larger comes first.
-    pub rank: (u8, Reverse<u64>),
+    /// Rank, then age: the larger comes first.
+    pub rank: (Rank, Reverse<u64>),
     /// When the oldest of its entries was queued.
     pub oldest: Tick,
     pub places: usize,
@@ -111,7 +111,7 @@ impl<T> Lines<T> {
         self.slots[slot as usize].bucket
     }
 
-    /// What waits by priority, in no order.
+    /// What waits by rank, in no order.
     pub fn levels(&self) -> &[Level] {
         &self.levels
     }
@@ -122,9 +122,9 @@ impl<T> Lines<T> {
         heads.min_by_key(|slot| self.slots[*slot as usize].seq)
     }
 
-    /// The entry that came last of this priority.
-    pub fn newest(&self, priority: u8) -> Option<u32> {
-        let tails = self.lines().filter(|l| l.priority == priority).map(|line| line.tail);
+    /// The entry that came last of this rank.
+    pub fn newest(&self, rank: Rank) -> Option<u32> {
+        let tails = self.lines().filter(|l| l.rank == rank).map(|line| line.tail);
         tails.max_by_key(|slot| self.slots[*slot as usize].seq)
     }
 
@@ -135,10 +135,10 @@ impl<T> Lines<T> {
     /// Every bucket that holds something, in no order.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
         self.buckets.iter().enumerate().filter_map(|(at, bucket)| {
-            let (priority, seq) = bucket.key?;
+            let (first, seq) = bucket.key?;
             let enqueued = |l: &Line| Some(self.slots[l.head as usize].waiting.as_ref()?.enqueued);
             let oldest = bucket.lines.iter().filter_map(enqueued).min()?;
-            let rank = (priority, Reverse(seq));
+            let rank = (first, Reverse(seq));
             Some(Candidate { bucket: at as u32, rank, oldest, places: bucket.places })
         })
     }
@@ -167,7 +167,7 @@ impl<T> Lines<T> {
         left.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Adds an entry behind those of its bucket and priority.
+    /// Adds an entry behind those of its bucket and rank.
     pub fn insert(&mut self, waiting: Waiting<T>) {
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -175,8 +175,8 @@ impl<T> Lines<T> {
         self.bytes += waiting.bytes;
         let places = waiting.rows.max(1);
         self.places = self.places.saturating_add(places);
-        let (deadline, priority) = (waiting.deadline, waiting.priority);
-        let level = self.level(priority);
+        let (deadline, rank) = (waiting.deadline, waiting.rank());
+        let level = self.level(rank);
         level.requests += 1;
         level.places = level.places.saturating_add(places);
         level.bytes += waiting.bytes;
@@ -203,24 +203,24 @@ impl<T> Lines<T> {
 
         let entry = &mut self.buckets[bucket as usize];
         entry.places = entry.places.saturating_add(places);
-        match entry.lines.iter_mut().find(|l| l.priority <= priority) {
-            Some(line) if line.priority == priority => {
+        match entry.lines.iter_mut().find(|l| l.rank <= rank) {
+            Some(line) if line.rank == rank => {
                 self.slots[line.tail as usize].next = at;
                 self.slots[at as usize].prev = line.tail;
                 line.tail = at;
             }
             _ => {
-                let place = entry.lines.partition_point(|l| l.priority > priority);
-                entry.lines.insert(place, Line { priority, head: at, tail: at });
+                let place = entry.lines.partition_point(|l| l.rank > rank);
+                entry.lines.insert(place, Line { rank, head: at, tail: at });
             }
         }
         self.settle(bucket);
     }
 
-    fn level(&mut self, priority: u8) -> &mut Level {
-        let at = self.levels.iter().position(|level| level.priority == priority);
+    fn level(&mut self, rank: Rank) -> &mut Level {
+        let at = self.levels.iter().position(|level| level.rank == rank);
         let at = at.unwrap_or_else(|| {
-            self.levels.push(Level { priority, ..Level::default() });
+            self.levels.push(Level { rank, ..Level::default() });
             self.levels.len() - 1
         });
         &mut self.levels[at]
@@ -248,8 +248,8 @@ impl<T> Lines<T> {
 
     /// The bucket in use that comes first.
     pub fn first(&mut self) -> Option<u32> {
-        while let Some(&(priority, Reverse(seq), at)) = self.order.peek() {
-            if self.buckets.get(at as usize).is_some_and(|b| b.key == Some((priority, seq))) {
+        while let Some(&(rank, Reverse(seq), at)) = self.order.peek() {
+            if self.buckets.get(at as usize).is_some_and(|b| b.key == Some((rank, seq))) {
                 return Some(at);
             }
             self.order.pop();
@@ -283,7 +283,7 @@ impl<T> Lines<T> {
         let places = waiting.rows.max(1);
         let bucket = &mut self.buckets[bucket as usize];
         bucket.places = bucket.places.saturating_sub(places);
-        if let Some(i) = bucket.lines.iter().position(|l| l.priority == waiting.priority) {
+        if let Some(i) = bucket.lines.iter().position(|l| l.rank == waiting.rank()) {
             let line = &mut bucket.lines[i];
             if prev == NIL {
                 line.head = next;
@@ -298,7 +298,7 @@ impl<T> Lines<T> {
         self.len -= 1;
         self.bytes -= waiting.bytes;
         self.places = self.places.saturating_sub(places);
-        let level = self.level(waiting.priority);
+        let level = self.level(waiting.rank());
         level.requests -= 1;
         level.places = level.places.saturating_sub(places);
         level.bytes -= waiting.bytes;
@@ -311,20 +311,20 @@ impl<T> Lines<T> {
     /// Brings the order up to date after entries of a bucket came or went.
     pub fn settle(&mut self, at: u32) {
         let bucket = &mut self.buckets[at as usize];
-        let key = bucket.lines.first().map(|l| (l.priority, self.slots[l.head as usize].seq));
+        let key = bucket.lines.first().map(|l| (l.rank, self.slots[l.head as usize].seq));
         match key {
             None => {
                 bucket.key = None;
                 self.by_hash.remove(&bucket.hash);
                 self.free_buckets.push(at);
             }
-            Some((priority, seq)) if bucket.key != key => {
+            Some((rank, seq)) if bucket.key != key => {
                 bucket.key = key;
-                self.order.push((priority, Reverse(seq), at));
+                self.order.push((rank, Reverse(seq), at));
                 if self.order.len() > 2 * self.buckets.len() + 64 {
                     let buckets = &self.buckets;
-                    self.order.retain(|(priority, Reverse(seq), at)| {
-                        buckets[*at as usize].key == Some((*priority, *seq))
+                    self.order.retain(|(rank, Reverse(seq), at)| {
+                        buckets[*at as usize].key == Some((*rank, *seq))
                     });
                 }
             }

@@ -17,5 +17,6 @@ pub mod reply;
 pub mod run;
 pub mod schedule;
 pub mod served;
+pub mod shares;
 pub mod standing;
 pub mod turn;

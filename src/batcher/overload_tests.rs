@@ -219,6 +219,7 @@ impl World {
             enqueued: now,
             deadline: arrival.deadline.map(|d| now.after(d)),
             priority: arrival.priority,
+            favoured: false,
             item: Job { id },
         };
         if self.schedule.push(QueueId(arrival.model as u64), now, waiting, &mut taken.gone).is_err()

@@ -29,7 +29,28 @@ pub struct Waiting<T> {
     pub deadline: Option<Tick>,
     /// Higher runs first.
     pub priority: u8,
+    /// Its caller has much less than a fair share of what is under way: before the others of its priority (`shares`).
+    pub favoured: bool,
     pub item: T,
+}
+
+/// Where an entry stands within its queue: priority, then whether it is favoured. Higher runs first.
+pub type Rank = u16;
+
+/// The rank of an entry of this priority.
+pub fn rank(priority: u8, favoured: bool) -> Rank {
+    Rank::from(priority) << 1 | Rank::from(favoured)
+}
+
+/// The priority of a rank.
+pub fn priority(rank: Rank) -> u8 {
+    (rank >> 1) as u8
+}
+
+impl<T> Waiting<T> {
+    pub fn rank(&self) -> Rank {
+        rank(self.priority, self.favoured)
+    }
 }
 
 /// What a queue may hold, and how it forms batches.
@@ -80,7 +101,7 @@ pub enum Why {
     Abandoned,
     /// It could not have been answered before its deadline.
     Late,
-    /// It made room for one of a higher priority.
+    /// It made room for one of a higher rank.
     Displaced,
 }
 
@@ -192,9 +213,9 @@ impl<T: Abandoned> Queue<T> {
         self.lines.head(first).map(|(_, waiting)| waiting.priority)
     }
 
-    /// Rows that wait of this priority or a higher one: what runs before one that comes now.
-    pub fn ahead(&self, priority: u8) -> usize {
-        let ahead = self.lines.levels().iter().filter(|level| level.priority >= priority);
+    /// Rows that wait of this rank or a higher one: what runs before one that comes now.
+    pub fn ahead(&self, rank: Rank) -> usize {
+        let ahead = self.lines.levels().iter().filter(|level| level.rank >= rank);
         ahead.map(|level| level.places).sum()
     }
 
@@ -215,7 +236,7 @@ impl<T: Abandoned> Queue<T> {
     }
 
     /// Adds an entry, or gives its item back with the reason. A full queue first drops what is expired or abandoned, then
-    /// what is of a lower priority, the last to come first.
+    /// what is of a lower rank, the last to come first.
     pub fn push(
         &mut self,
         now: Tick,
@@ -251,9 +272,9 @@ impl<T: Abandoned> Queue<T> {
         due
     }
 
-    /// Makes room for `waiting` at the cost of lower priorities; nobody goes where that would not be enough.
+    /// Makes room for `waiting` at the cost of lower ranks; nobody goes where that would not be enough.
     fn displace(&mut self, waiting: &Waiting<T>, gone: &mut Vec<Gone<T>>) -> bool {
-        let below = |level: &&Level| level.priority < waiting.priority;
+        let below = |level: &&Level| level.rank < waiting.rank();
         let bytes: usize = self.lines.levels().iter().filter(below).map(|level| level.bytes).sum();
         if self.lines.levels().iter().find(below).is_none()
             || (self.lines.bytes() - bytes).saturating_add(waiting.bytes) > self.limits.max_bytes
@@ -261,9 +282,9 @@ impl<T: Abandoned> Queue<T> {
             return false;
         }
         while self.full(waiting.bytes).is_some() {
-            let lowest = self.lines.levels().iter().map(|level| level.priority).min();
-            let lowest = lowest.filter(|priority| *priority < waiting.priority);
-            let Some(slot) = lowest.and_then(|priority| self.lines.newest(priority)) else {
+            let lowest = self.lines.levels().iter().map(|level| level.rank).min();
+            let lowest = lowest.filter(|rank| *rank < waiting.rank());
+            let Some(slot) = lowest.and_then(|rank| self.lines.newest(rank)) else {
                 return false;
             };
             self.remove(slot, Why::Displaced, gone);
@@ -356,7 +377,7 @@ impl<T: Abandoned> Queue<T> {
         (self.closed || enqueued.after(self.limits.max_delay) <= ask.now).then_some(oldest)
     }
 
-    /// Moves `first` and more of its bucket into a batch, first come first served within a priority, until the next one
+    /// Moves `first` and more of its bucket into a batch, first come first served within a rank, until the next one
     /// does not fit; the first always does. Returns the rows.
     fn fill(&mut self, first: u32, cap: usize, ask: &Ask, taken: &mut Taken<T>) -> usize {
         let at = self.lines.bucket_of(first);

@@ -30,6 +30,7 @@ fn waiting(id: usize, now: u64) -> Waiting<Item> {
         enqueued: Tick(now),
         deadline: None,
         priority: 0,
+        favoured: false,
         item: item(id),
     }
 }
@@ -44,7 +45,7 @@ fn ids(members: &[Waiting<Item>]) -> Vec<usize> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { rows: usize, bytes: usize, bucket: u64, deadline: Option<u64>, priority: u8 },
+    Push { rows: usize, bytes: usize, bucket: u64, deadline: Option<u64>, rank: Rank },
     Poll { cap: usize, alone: usize, run: u64 },
     Advance(u64),
     Abandon(usize),
@@ -58,11 +59,11 @@ fn step() -> impl Strategy<Value = Step> {
         0usize..60,
         0u64..4,
         prop_oneof![2 => Just(None), 1 => (1u64..300).prop_map(Some)],
-        prop_oneof![4 => Just(0u8), 1 => 0u8..3],
+        prop_oneof![4 => Just(0), 1 => 0u16..6],
     );
     prop_oneof![
-        8 => push.prop_map(|(rows, bytes, bucket, deadline, priority)| Step::Push {
-            rows, bytes, bucket, deadline, priority
+        8 => push.prop_map(|(rows, bytes, bucket, deadline, rank)| Step::Push {
+            rows, bytes, bucket, deadline, rank
         }),
         4 => (1usize..10, prop_oneof![3 => Just(usize::MAX), 1 => 1usize..5], 0u64..50)
             .prop_map(|(cap, alone, run)| Step::Poll { cap, alone, run }),
@@ -82,8 +83,8 @@ struct Pair {
     now: u64,
     next_id: usize,
     closed: bool,
-    /// The priority of what is being pushed.
-    pushing: Option<u8>,
+    /// The rank of what is being pushed.
+    pushing: Option<Rank>,
 }
 
 impl Pair {
@@ -102,11 +103,12 @@ impl Pair {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Push { rows, bytes, bucket, deadline, priority } => {
+            Step::Push { rows, bytes, bucket, deadline, rank } => {
                 let deadline = deadline.map(|d| Tick(self.now + d));
                 let entry = waiting(self.next_id, self.now);
                 self.next_id += 1;
-                self.push(Waiting { rows, bytes, bucket, deadline, priority, ..entry });
+                let (priority, favoured) = (priority(rank), rank % 2 == 1);
+                self.push(Waiting { rows, bytes, bucket, deadline, priority, favoured, ..entry });
             }
             Step::Poll { cap, alone, run } => self.poll(cap, alone, run),
             Step::Advance(by) => self.now += by,
@@ -151,10 +153,10 @@ impl Pair {
                 Why::Expired => assert!(self.expired(&entry)),
                 Why::Abandoned => assert!(entry.item.abandoned()),
                 Why::Displaced => {
-                    assert!(self.pushing.is_some_and(|priority| priority > entry.priority));
+                    assert!(self.pushing.is_some_and(|rank| rank > entry.rank()));
                     // The last of the lowest.
-                    assert!(self.list.iter().all(|w| w.priority >= entry.priority));
-                    assert!(self.list[at..].iter().all(|w| w.priority > entry.priority));
+                    assert!(self.list.iter().all(|w| w.rank() >= entry.rank()));
+                    assert!(self.list[at..].iter().all(|w| w.rank() > entry.rank()));
                 }
                 Why::Late => panic!("nobody gave up"),
             }
@@ -164,7 +166,7 @@ impl Pair {
 
     fn push(&mut self, entry: Waiting<Item>) {
         let (id, bytes) = (entry.item.id, entry.bytes);
-        self.pushing = Some(entry.priority);
+        self.pushing = Some(entry.rank());
         let result = self.queue.push(Tick(self.now), entry.clone(), &mut self.taken.gone);
         self.gone();
         self.pushing = None;
@@ -226,10 +228,10 @@ impl Pair {
         assert!(members[0].rows.max(1) <= alone);
         assert!(members.iter().all(|w| !w.item.abandoned() && !self.expired(w)));
 
-        // In the list's order (age), highest priority first: who could run, and the bucket's part of them.
+        // In the list's order (age), highest rank first: who could run, and the bucket's part of them.
         let mut live: Vec<&Waiting<Item>> =
             self.list.iter().filter(|w| !w.item.abandoned()).collect();
-        live.sort_by_key(|w| std::cmp::Reverse(w.priority));
+        live.sort_by_key(|w| std::cmp::Reverse(w.rank()));
         let bucket = members[0].bucket;
         if !waits {
             // An abandoned entry at the head of a bucket was dropped on the way.

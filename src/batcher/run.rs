@@ -277,6 +277,7 @@ mod tests {
                 enqueued: now(),
                 deadline: None,
                 priority: 0,
+                favoured: false,
                 item,
             });
             awaited.push(waits);

@@ -14,7 +14,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     entry::{Entry, Lanes},
     plan::{DEFAULT_WEIGHT, QueueConfig, nanos},
-    queue::{Abandoned, Ask, Gone, Poll, QueueId, Refusal, Taken, Waiting},
+    queue::{self, Abandoned, Ask, Gone, Poll, QueueId, Rank, Refusal, Taken, Waiting},
 };
 use crate::types::time::Tick;
 
@@ -206,7 +206,7 @@ impl<T: Abandoned> Schedule<T> {
         let Some(entry) = &mut self.entries[slot as usize] else {
             return Err((Refusal::Closed, waiting.item));
         };
-        if let Some(refusal) = entry.stands(now, waiting.priority, gone) {
+        if let Some(refusal) = entry.stands(now, waiting.rank(), gone) {
             self.refresh(slot);
             return Err((refusal, waiting.item));
         }
@@ -295,14 +295,14 @@ impl<T: Abandoned> Schedule<T> {
         now: Tick,
         deadline: Tick,
         rows: usize,
-        priority: u8,
+        rank: Rank,
     ) -> Option<Duration> {
         let entry = self.entry(id)?;
         let cost = nanos(entry.config.cost.mean(rows)?);
-        let ahead = entry.ahead(priority, entry.active.map_or(0, |at| self.active[at].backlog));
+        let ahead = entry.ahead(rank, entry.active.map_or(0, |at| self.active[at].backlog));
         let mut others = 0u64;
         if let Some(at) = entry.active {
-            let theirs = |other: &Active| match other.priority.cmp(&priority) {
+            let theirs = |other: &Active| match other.priority.cmp(&queue::priority(rank)) {
                 std::cmp::Ordering::Greater => other.backlog,
                 std::cmp::Ordering::Less => 0,
                 std::cmp::Ordering::Equal => {
@@ -326,7 +326,7 @@ impl<T: Abandoned> Schedule<T> {
     /// would stand for ever.
     fn late(&mut self, id: QueueId, now: Tick, waiting: &Waiting<T>) -> Option<Refusal> {
         let deadline = waiting.deadline.filter(|d| *d > now)?; // the queue itself refuses an expired one
-        let estimate = self.would_miss(id, now, deadline, waiting.rows, waiting.priority)?;
+        let estimate = self.would_miss(id, now, deadline, waiting.rows, waiting.rank())?;
         let slot = *self.by_id.get(&id)?;
         let entry = self.entries[slot as usize].as_mut()?;
         let left = deadline.since(now);

@@ -57,6 +57,7 @@ fn job(id: usize, now: Tick) -> Waiting<Job> {
         enqueued: now,
         deadline: None,
         priority: 0,
+        favoured: false,
         item: Job { id },
     }
 }

@@ -19,6 +19,7 @@ use super::{
     pool::Pool,
     queue::{Abandoned, QueueId, Waiting},
     reply::{self, Awaited, Replier},
+    shares::Shares,
     turn,
 };
 use crate::{
@@ -72,6 +73,8 @@ pub struct Request {
     pub deadline: Option<Tick>,
     /// Higher runs earlier.
     pub priority: u8,
+    /// As `Waiting::favoured`.
+    pub favoured: bool,
 }
 
 /// One request on its way through the batcher. It keeps its version alive: drain is ownership.
@@ -126,6 +129,8 @@ pub struct Served {
     pub turn_rows: usize,
     /// Requests of one bucket may share a run.
     pub gather: bool,
+    /// What each caller has under way here, where callers are known.
+    pub shares: Shares,
     pool: Arc<Pool>,
     /// The device's executors live as long as somebody needs them.
     _device: Option<Arc<DeviceLane>>,
@@ -151,6 +156,7 @@ impl Served {
             stats: parts.stats,
             turn_rows,
             gather,
+            shares: Shares::default(),
             pool,
             _device: parts.device,
             on_panic: parts.on_panic,
@@ -168,9 +174,10 @@ impl Served {
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
         let (replier, mut awaited) = reply::pair();
-        let Request { inputs, rows, bytes, bucket, deadline, priority } = request;
+        let Request { inputs, rows, bytes, bucket, deadline, priority, favoured } = request;
         let item = Job { served: self.clone(), inputs, replier };
-        let waiting = Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, item };
+        let waiting =
+            Waiting { rows, bytes, bucket, enqueued: now, deadline, priority, favoured, item };
         let mut waiting = Some(waiting);
         // A longer row than any that was measured may cost anything: an executor finds out.
         if self.in_turn()

@@ -455,6 +455,7 @@ fn ask(manager: &Manager, value: f32) -> Result<(), Error> {
         bucket: 0,
         deadline: None,
         priority: 0,
+        favoured: false,
     };
     let awaited = version.served.submit(request, crate::telemetry::clock::now())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -16,6 +16,8 @@ use crate::{
 pub struct Caller {
     /// As configured, for what it is told itself.
     pub name: Arc<str>,
+    /// Its place among the callers, by which versions count what it has under way.
+    pub place: usize,
     /// How logs call it; `None` where they shall not.
     pub shown: Option<Arc<str>>,
     /// The highest priority that its requests have, in the protocol's numbers (1 is the highest); 0: whichever they ask for.
@@ -115,6 +117,7 @@ mod tests {
     fn caller(models: &[&str], quota: Quota) -> Caller {
         Caller {
             name: "search".into(),
+            place: 0,
             shown: None,
             priority: 0,
             models: models.iter().map(|m| (*m).to_owned()).collect(),

@@ -96,8 +96,8 @@ impl Engine {
             known.model = Some(version.model.clone());
             known.version = Some(version.label.clone());
         });
-        let mut passage = self.admit(version, received).inspect_err(refused)?;
-        match self.submit(&passage.version, request, received, timeout, caller) {
+        let mut passage = self.admit(version, received, caller).inspect_err(refused)?;
+        match self.submit(&passage, request, timeout, caller) {
             Ok(submitted) => Ok(Pending { passage, submitted }),
             Err(error) => {
                 passage.finish(Err(&error));
@@ -108,12 +108,13 @@ impl Engine {
 
     fn submit(
         &self,
-        version: &Version,
+        passage: &Passage,
         request: InferRequest,
-        received: Tick,
         timeout: Option<Duration>,
         caller: Option<&Caller>,
     ) -> Result<Submitted, Error> {
+        let Passage { version, received, favoured, .. } = passage;
+        let (received, favoured) = (*received, *favoured);
         let default = version.default_timeout;
         let deadline =
             admission::deadline(received, timeout, &request, default, self.max_deadline)?;
@@ -127,21 +128,32 @@ impl Engine {
         if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(run::expired());
         }
-        let job = Request { inputs, rows, bytes, bucket, deadline, priority };
+        let job = Request { inputs, rows, bytes, bucket, deadline, priority, favoured };
         let awaited = version.served.submit(job, started)?;
         Ok(Submitted { awaited, deadline, id, wanted, rows })
     }
 
     /// Counts the request in, or refuses it.
-    fn admit(&self, version: Arc<Version>, received: Tick) -> Result<Passage<'_>, Error> {
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
+    fn admit(
+        &self,
+        version: Arc<Version>,
+        received: Tick,
+        caller: Option<&Caller>,
+    ) -> Result<Passage<'_>, Error> {
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        // A caller leaves as many places as it takes: the next one finds some.
+        let places = self.max_requests.saturating_sub(before);
+        let own = caller.map_or(1, |caller| caller.account.usage.at_once() as usize);
+        if own > places {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             let full =
                 format!("{} requests are under way, as many as are taken", self.max_requests);
             return Err(Error::overloaded(full, version.served.retry_after()));
         }
         version.stats.started();
-        Ok(Passage { engine: self, version, received, finished: false })
+        let place = caller.map(|caller| caller.place);
+        let favoured = place.is_some_and(|place| version.served.shares.enter(place));
+        Ok(Passage { engine: self, version, received, place, favoured, finished: false })
     }
 }
 
@@ -219,6 +231,9 @@ struct Passage<'a> {
     engine: &'a Engine,
     version: Arc<Version>,
     received: Tick,
+    /// Where the version counts what its caller has under way.
+    place: Option<usize>,
+    favoured: bool,
     finished: bool,
 }
 
@@ -244,6 +259,9 @@ impl Passage<'_> {
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
         self.engine.under_way.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = self.place {
+            self.version.served.shares.leave(place);
+        }
         if !self.finished {
             self.version.stats.failed(Code::Cancelled, now().since(self.received));
         }

@@ -14,7 +14,7 @@ use crate::support::{
     grpc::{self, Grpc},
     http::{self, Http, infer, infer_path},
     server::{Ended, Server, Socket, run_to_end},
-    watch::{metric, until},
+    watch::{self, metric, until, until_busy},
 };
 
 /// A key as `onnxd key` makes it, with its hash.
@@ -281,4 +281,56 @@ fn a_port_that_is_open_to_all_is_told() {
     };
     assert!(open("log: {level: warn}\n"));
     assert!(!open(&format!("auth: {{callers: [{{name: a, keys: '{}'}}]}}\n", Key::make().hash)));
+}
+
+/// What never ends by itself; its client's leaving ends it.
+const ENDLESS: u64 = 1_000_000_000;
+
+/// Sends one inference of `burn` and does not wait for it.
+fn send(server: &Server, key: &Key, x: f64, iters: u64) -> Http {
+    let mut peer = Http::connect(&server.http);
+    let body = http::burn(x, iters).to_string();
+    peer.send(&http::request("POST", &infer_path("burn"), &key.header(), body.as_bytes()));
+    peer
+}
+
+/// One caller fills the queue: another one is taken in, at the first one's cost, and runs before what the first has waiting.
+#[test]
+fn a_flood_of_one_caller_leaves_the_others_their_share() {
+    let home =
+        Home::of(&["burn"]).yaml("burn", "batching: {instances: 1, max_queue_requests: 4}\n");
+    let [flood, few] = [Key::make(), Key::make()];
+    let config = format!(
+        "auth:\n  callers:\n    - {{name: flood, keys: '{}'}}\n    - {{name: few, keys: '{}'}}\n",
+        flood.hash, few.hash
+    );
+    let server = serve(&home, &config);
+    let holder = send(&server, &flood, 0.0, ENDLESS);
+    until_busy(&server, "burn", 1, 0);
+    // One after the other: the last of them is known.
+    let mut waiting: Vec<Http> = Vec::new();
+    for n in 1..=4u64 {
+        waiting.push(send(&server, &flood, n as f64, ENDLESS));
+        until_busy(&server, "burn", 1, n);
+    }
+    send(&server, &flood, 5.0, 1).read().error(429);
+
+    let first = send(&server, &few, 7.0, 1);
+    let displaced = waiting.pop().expect("the last of the flood").read();
+    assert!(displaced.header("retry-after").is_some());
+    displaced.error(429);
+    let second = send(&server, &few, 8.0, 1);
+    waiting.pop().expect("the one before").read().error(429);
+    // Its share is no more than that.
+    send(&server, &few, 9.0, 1).read().error(429);
+    until_busy(&server, "burn", 1, 4);
+
+    // What the flood still has waiting never ends: had it gone first, nobody else would be answered.
+    drop(holder);
+    for (x, mut peer) in [(7.0, first), (8.0, second)] {
+        assert_eq!(peer.read().output(0), [x]);
+    }
+    drop(waiting);
+    until("all have left", || watch::in_flight(&server, "burn") == 0);
+    server.stop();
 }

@@ -72,6 +72,7 @@ impl Callers {
                 roles: Roles::of(&option.roles),
                 caller: Arc::new(Caller {
                     name: name.as_str().into(),
+                    place: at as usize,
                     shown: shown.map(Arc::from),
                     priority: option.priority,
                     models: option.models.clone(),
