@@ -67,6 +67,7 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
         providers: Vec::new(),
         default_timeout: None,
         options: Arc::new(ModelOptions::default()),
+        weight_bytes: 300,
         sha256: String::new(),
         explanation: serde_json::Value::Null,
     })

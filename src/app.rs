@@ -5,10 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -212,7 +209,6 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     announcer: Announcer,
     manager: Arc<Manager>,
-    draining: Arc<AtomicBool>,
     executors: Executors,
     devices: Arc<Devices>,
     network: Network,
@@ -259,18 +255,18 @@ impl Server {
         let engine = Arc::new(Engine::new(manager.table.clone(), &options));
         show_memory(engine.budget.clone());
         let (announcer, listener) = shutdown::channel();
-        let draining = Arc::new(AtomicBool::new(false));
         let api = Api {
             table: manager.table.clone(),
             infer: engine.clone(),
             ready: manager.ready.clone(),
-            draining: draining.clone(),
+            shutdown: listener.clone(),
             control: config.control,
             limits: BodyLimits {
                 max_bytes: config.max_request_bytes,
                 timeout: Duration::from_millis(config.body_timeout_ms),
             },
             budget: engine.budget.clone(),
+            log_format: config.log.format,
         };
         let observer = observer(config)?;
         let watched = observer.as_ref();
@@ -287,7 +283,6 @@ impl Server {
             tls,
             announcer,
             manager,
-            draining,
             executors,
             devices,
             network,
@@ -315,11 +310,10 @@ impl Server {
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
-        let Server { announcer, manager, draining, executors, devices, .. } = self;
+        let Server { announcer, manager, executors, devices, .. } = self;
         let Server { network, operator, observer, .. } = self;
         let again = shutdown::asked();
         tokio::pin!(again);
-        draining.store(true, Ordering::Release);
         announcer.announce(Phase::Unready);
         let hurried = tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)) => false,
@@ -412,6 +406,7 @@ impl Ports<'_> {
             router: http::router(Arc::new(self.api.clone())),
             limits: self.api.limits,
             gate: Gate::new(self.auth.clone(), Port::Data),
+            shutdown: self.listener.clone(),
         });
         let (options, listener) = (self.options(), self.listener.clone());
         let observed = Observed { inner: Gated(front), observer: self.observer.cloned() };

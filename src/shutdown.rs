@@ -43,6 +43,13 @@ impl Listener {
         *self.0.borrow()
     }
 
+    /// Waits until a phase after this one; for ever where nobody is left to announce it.
+    pub async fn after(&mut self, phase: Phase) {
+        if self.0.wait_for(|now| *now > phase).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until `phase` or a later one; at once where it has come, or where nobody is left to announce it.
     pub async fn reached(&mut self, phase: Phase) {
         let _ = self.0.wait_for(|now| *now >= phase).await;

@@ -48,5 +48,7 @@ mod side_by_side;
 mod slow;
 #[path = "e2e/start.rs"]
 mod start;
+#[path = "e2e/stream.rs"]
+mod stream;
 #[path = "e2e/wire.rs"]
 mod wire;

@@ -4,14 +4,25 @@
 
 use std::{env, fs, path::Path};
 
-const GENERATED: &str = "src/api/generated/inference.rs";
+use prost::Message;
+
+const GENERATED: &str = "src/api/generated";
+const FILES: [&str; 2] = ["inference.rs", "grpc.health.v1.rs"];
+/// What reflection answers from: the same files, compiled and not generated.
+const DESCRIPTORS: &str = "descriptors.bin";
+const NOTE: &str = "// From proto/ by tests/proto.rs (ONNXD_REGENERATE=1 cargo test --test proto). Not for editing.\n";
 const SERIALIZE: &str = "#[derive(::serde::Serialize, ::utoipa::ToSchema)]";
 
-/// What the generator makes of `proto/`, under a note that says where it comes from.
-fn generate(root: &Path) -> String {
+/// What is made of `proto/`, by the name of its file: Rust, under a note that says where it comes from, and descriptors.
+fn generate(root: &Path) -> Vec<(&'static str, Vec<u8>)> {
     let out = tempfile::tempdir().expect("a temporary directory");
-    let files = protox::compile(["grpc_service.proto"], [root.join("proto")])
+    let names = ["grpc_service.proto", "grpc/health/v1/health.proto"];
+    let files = protox::compile(names, [root.join("proto")])
         .unwrap_or_else(|error| panic!("proto/ does not compile: {error}"));
+    let mut bare = files.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)
@@ -32,27 +43,30 @@ fn generate(root: &Path) -> String {
         .out_dir(out.path())
         .compile_fds(files)
         .expect("Rust from the descriptors");
-    let code = fs::read_to_string(out.path().join("inference.rs")).expect("the generated file");
-    format!(
-        "// From proto/ by tests/proto.rs (ONNXD_REGENERATE=1 cargo test --test proto). Not for editing.\n{code}"
-    )
+    let rust = FILES.map(|name| {
+        let code = fs::read_to_string(out.path().join(name)).expect("a generated file");
+        (name, format!("{NOTE}{code}").into_bytes())
+    });
+    rust.into_iter().chain([(DESCRIPTORS, bare.encode_to_vec())]).collect()
 }
 
 #[test]
 fn the_checked_in_code_is_what_proto_generates() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = root.join(GENERATED);
-    let fresh = generate(root);
-    if env::var_os("ONNXD_REGENERATE").is_some_and(|v| v == "1") {
-        fs::create_dir_all(file.parent().expect("a directory")).expect("src/api/generated");
-        fs::write(&file, &fresh).expect("the generated file, written");
-        return;
+    let folder = root.join(GENERATED);
+    for (name, fresh) in generate(root) {
+        let file = folder.join(name);
+        if env::var_os("ONNXD_REGENERATE").is_some_and(|v| v == "1") {
+            fs::create_dir_all(&folder).expect("src/api/generated");
+            fs::write(&file, &fresh).expect("the generated file, written");
+            continue;
+        }
+        let kept = fs::read(&file).unwrap_or_default();
+        let same = kept.iter().zip(&fresh).take_while(|(a, b)| a == b).count();
+        let line = 1 + fresh[..same].iter().filter(|byte| **byte == b'\n').count();
+        assert!(
+            kept == fresh,
+            "{GENERATED}/{name} is not what proto/ generates (first difference in line {line}): run ONNXD_REGENERATE=1 cargo test --test proto"
+        );
     }
-    let kept = fs::read_to_string(&file).unwrap_or_default();
-    let line = kept.lines().zip(fresh.lines()).position(|(a, b)| a != b);
-    assert!(
-        kept == fresh,
-        "{GENERATED} is not what proto/ generates (first difference at line {:?}): run ONNXD_REGENERATE=1 cargo test --test proto",
-        line.map(|n| n + 1)
-    );
 }

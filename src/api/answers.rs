@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::{errors::not_here, proto};
 use crate::{
     repository::{
-        config::ModelConfig,
+        config::{ModelConfig, on_gpu},
         store::check_name,
         table::{Model, State, Table, Version},
     },
-    telemetry::stats::{Statistics, Tally},
+    telemetry::stats::Tally,
     types::{
         error::{Code, Error},
         model::TensorSpec,
@@ -21,8 +21,15 @@ pub const NAME: &str = "onnxd";
 
 /// The extensions that are here, by the names that Triton gave them. perf_analyzer reads statistics only where it finds
 /// `statistics`.
-pub const EXTENSIONS: [&str; 4] =
-    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+pub const EXTENSIONS: [&str; 7] = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+];
 
 /// Name, version and extensions of the server.
 pub fn server_metadata() -> proto::ServerMetadataResponse {
@@ -120,12 +127,9 @@ pub fn statistics(
     Ok(proto::ModelStatisticsResponse { model_stats })
 }
 
-fn version_statistics(version: &Version) -> proto::ModelStatistics {
-    statistics_message(&version.model, &version.label, &version.stats.snapshot())
-}
-
 /// Every duration is there, zero or not: perf_analyzer's HTTP parser takes each without looking.
-fn statistics_message(model: &str, version: &str, counted: &Statistics) -> proto::ModelStatistics {
+fn version_statistics(version: &Version) -> proto::ModelStatistics {
+    let counted = version.stats.snapshot();
     let batch_stats = counted.batches.iter().map(|batch| proto::InferBatchStatistics {
         batch_size: batch.batch_size,
         compute_input: duration(batch.compute_input),
@@ -133,8 +137,8 @@ fn statistics_message(model: &str, version: &str, counted: &Statistics) -> proto
         compute_output: duration(batch.compute_output),
     });
     proto::ModelStatistics {
-        name: model.into(),
-        version: version.into(),
+        name: version.model.to_string(),
+        version: version.label.to_string(),
         last_inference: counted.last_inference,
         inference_count: counted.inference_count,
         execution_count: counted.execution_count,
@@ -149,7 +153,12 @@ fn statistics_message(model: &str, version: &str, counted: &Statistics) -> proto
             cache_miss: duration(Tally::default()),
         }),
         batch_stats: batch_stats.collect(),
-        memory_usage: Vec::new(),
+        memory_usage: vec![proto::MemoryUsage {
+            r#type: if on_gpu(&version.providers) { "GPU" } else { "CPU" }.into(),
+            id: 0,
+            byte_size: version.weight_bytes,
+        }],
+        // Those of decoupled models, which answer one request more than once: there are none.
         response_stats: Default::default(),
     }
 }

@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use super::encoding::Inflating;
+use super::{encoding::Inflating, streaming::Stream};
 use crate::{
     serving::memory::Charge,
     types::error::{Code, Error},
@@ -33,10 +33,11 @@ pub struct BodyLimits {
 /// The pieces of an answer, in the order in which they are written.
 pub type Chunks = SmallVec<[Bytes; 4]>;
 
-/// The body of a response: chunks (and gRPC's trailers) of the fast lane, or whatever a router answered.
+/// The body of a response: chunks (and gRPC's trailers) of the fast lane, a stream, or whatever a router answered.
 #[allow(clippy::large_enum_variant, reason = "the large one is the fast lane's: no box for it")]
 pub enum Body {
     Chunks { chunks: smallvec::IntoIter<[Bytes; 4]>, left: u64, trailers: Option<HeaderMap> },
+    Stream(Box<Stream>),
     Routed(axum::body::Body),
 }
 
@@ -68,6 +69,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match self.get_mut() {
             Body::Routed(body) => Pin::new(body).poll_frame(cx),
+            Body::Stream(stream) => stream.poll_frame(cx).map(|frame| frame.map(Ok)),
             Body::Chunks { chunks, left, trailers } => Poll::Ready(match chunks.next() {
                 Some(chunk) => {
                     *left -= chunk.len() as u64;
@@ -81,6 +83,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Routed(body) => body.is_end_stream(),
+            Body::Stream(stream) => stream.is_end_stream(),
             Body::Chunks { left, trailers, .. } => *left == 0 && trailers.is_none(),
         }
     }
@@ -88,6 +91,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Routed(body) => body.size_hint(),
+            Body::Stream(_) => SizeHint::default(),
             Body::Chunks { left, .. } => SizeHint::with_exact(*left),
         }
     }
@@ -178,7 +182,7 @@ async fn collect(mut body: Incoming, max: usize, charge: &mut Charge) -> Result<
 }
 
 /// Appends, growing by what is known to come, but at most fourfold: memory follows what arrived, not what was declared.
-fn extend(buffer: &mut BytesMut, data: &[u8], remaining: u64) {
+pub fn extend(buffer: &mut BytesMut, data: &[u8], remaining: u64) {
     if buffer.capacity() - buffer.len() < data.len() {
         let have = buffer.len() + data.len();
         let more = usize::try_from(remaining).unwrap_or(usize::MAX).clamp(have, have * 3);

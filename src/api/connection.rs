@@ -70,7 +70,7 @@ pub struct Socket {
 
 /// How long a connection stays open for one more request once the drain has begun. HTTP/1.1 has no way to close an idle
 /// connection that is safe from a request on its way; clients at work send theirs within this, idle ones do not.
-const LAST_REQUEST: Duration = Duration::from_millis(200);
+pub const LAST_REQUEST: Duration = Duration::from_millis(200);
 
 /// How long a peer that is owed nothing may leave a goodbye unanswered (of HTTP/2, a ping comes before the last word).
 const GOODBYE: Duration = Duration::from_millis(1000);

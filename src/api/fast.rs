@@ -11,7 +11,9 @@ use super::{
     body::{self, Body, BodyLimits, Chunks},
     coded, encoding, errors,
     gate::Gate,
-    grpc, timed,
+    grpc,
+    streaming::{self, Stream},
+    timed,
 };
 use crate::{
     serving::{
@@ -19,6 +21,7 @@ use crate::{
         engine::Engine,
         memory::{Budget, Level},
     },
+    shutdown,
     telemetry::registry::registry,
     types::{
         error::{Code, Error},
@@ -30,6 +33,7 @@ use crate::{
 };
 
 const GRPC_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const GRPC_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 const HEADER_LENGTH: &str = "inference-header-content-length";
 const TIMEOUT: &str = "x-request-timeout-ms";
 
@@ -40,12 +44,15 @@ pub struct Front {
     pub router: axum::Router,
     pub limits: BodyLimits,
     pub gate: Gate,
+    /// Tells streams that the server stops.
+    pub shutdown: shutdown::Listener,
 }
 
 /// Where a request goes, and what of it is needed there.
 pub enum Lane {
     Grpc { body: Incoming, call: Result<Call, Error> },
     Http { body: Incoming, form: Result<Form, Error> },
+    Stream { body: Incoming, call: Result<streaming::Call, Error> },
     Router(Box<Request<Incoming>>),
 }
 
@@ -55,9 +62,12 @@ impl Lane {
         if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
             return Lane::Grpc { call: Call::of(request.headers()), body: request.into_body() };
         }
-        if request.method() == Method::POST
-            && let Some(target) = infer_target(request.uri().path())
-        {
+        let post = request.method() == Method::POST;
+        if post && request.uri().path() == GRPC_STREAM && is_grpc(request.headers()) {
+            let call = streaming::Call::of(request.headers());
+            return Lane::Stream { call, body: request.into_body() };
+        }
+        if post && let Some(target) = infer_target(request.uri().path()) {
             let form = target.and_then(|target| Form::of(request.headers(), target));
             return Lane::Http { form, body: request.into_body() };
         }
@@ -86,6 +96,12 @@ pub async fn answer(
             }
             Ok(answer)
         }
+        Lane::Stream { body, call } => Ok(match call.inspect_err(count_refused) {
+            Ok(call) => {
+                grpc_head(Body::Stream(Box::new(Stream::new(front, body, &call, caller, received))))
+            }
+            Err(error) => grpc_error(&error),
+        }),
         // Boxed so that the fast lane's future does not carry the routers'.
         Lane::Router(request) => Box::pin(route(front, *request, caller)).await,
     }
@@ -192,7 +208,7 @@ thread_local! {
 }
 
 /// Counts a request that reached no version; the engine counts those it sees.
-fn count_refused(error: &Error) {
+pub fn count_refused(error: &Error) {
     registry().refused(error.code);
 }
 

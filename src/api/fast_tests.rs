@@ -1,7 +1,5 @@
 //! Holds the fast lane to tonic: the same call through both gives the same message, or the same error in the same words.
 
-use std::sync::atomic::AtomicBool;
-
 use arc_swap::ArcSwap;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -61,14 +59,15 @@ fn both() -> Both {
     let api = Api {
         table,
         infer: engine.clone(),
-        ready: Arc::new(AtomicBool::new(true)),
+        ready: tokio::sync::watch::channel(true).1,
         limits,
         budget: engine.budget.clone(),
         ..base
     };
     let tonic = router(Arc::new(api));
     let gate = Gate::new(Auth::off(), Port::Data);
-    Both { front: Arc::new(Front { engine, router: tonic.clone(), limits, gate }), tonic }
+    let (router, shutdown) = (tonic.clone(), fixture::serving());
+    Both { front: Arc::new(Front { engine, router, limits, gate, shutdown }), tonic }
 }
 
 fn echo(pool: &Arc<Pool>) -> Model {
@@ -112,6 +111,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         providers: Vec::new(),
         default_timeout: None,
         options: Arc::new(ModelOptions::default()),
+        weight_bytes: 300,
         sha256: String::new(),
         explanation: serde_json::Value::Null,
     });

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{
     body::BodyLimits,
@@ -27,7 +28,8 @@ use crate::{
     },
     runtime::session::{Cancel, Outputs, RunError, Session},
     serving::{caller::Caller, memory::Budget},
-    telemetry::stats::VersionStats,
+    shutdown::{self, Announcer},
+    telemetry::{logs::Format, stats::VersionStats},
     types::{
         datatype::Datatype,
         error::Error,
@@ -69,6 +71,12 @@ impl Session for Still {
     }
 }
 
+/// A server that nobody stops.
+pub fn serving() -> shutdown::Listener {
+    static FOR_EVER: OnceLock<(Announcer, shutdown::Listener)> = OnceLock::new();
+    FOR_EVER.get_or_init(shutdown::channel).1.clone()
+}
+
 /// Handlers over `digits` (versions 1 and 2 serve, 3 loads, 4 failed), `broken` (no version serves) and `empty`.
 pub fn api() -> Api {
     let digits = vec![
@@ -87,11 +95,12 @@ pub fn api() -> Api {
     Api {
         table: Arc::new(ArcSwap::from_pointee(table)),
         infer: Arc::new(Full),
-        ready: Arc::new(AtomicBool::new(true)),
-        draining: Arc::new(AtomicBool::new(false)),
+        ready: watch::channel(true).1,
+        shutdown: serving(),
         control: false,
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
+        log_format: Format::Text,
     }
 }
 
@@ -135,6 +144,7 @@ fn version(model: &str, number: u64) -> Arc<Version> {
         providers: vec!["CPUExecutionProvider".into()],
         default_timeout: None,
         options: Arc::new(ModelOptions::default()),
+        weight_bytes: 300,
         sha256: String::new(),
         explanation: json!({ "mode": "single" }),
     })

@@ -189,10 +189,20 @@ fn enter(known: &Known, asked: &Asked) -> Result<Pass, Error> {
 }
 
 /// A request that was let through: counted for its caller, and out of the quota, when it ends.
-struct Pass(Option<Arc<Caller>>);
+pub struct Pass(Option<Arc<Caller>>);
 
 impl Pass {
-    fn ended(&mut self, code: Option<Code>) {
+    /// Takes one request of a stream in, whose call as a whole has passed.
+    ///
+    /// # Errors
+    /// As `Caller::enter`.
+    pub fn enter(caller: Option<&Arc<Caller>>) -> Result<Pass, Error> {
+        caller.map_or(Ok(()), |caller| caller.enter(now()))?;
+        Ok(Pass(caller.cloned()))
+    }
+
+    /// `code`: why it failed; `None`: it went well.
+    pub fn ended(&mut self, code: Option<Code>) {
         let Some(caller) = self.0.take() else { return };
         caller.account.usage.leave();
         if let Some(counts) = &caller.account.counts {

@@ -24,8 +24,10 @@ use crate::{
         body::BodyLimits,
         fast::Front,
         fixture, http as routes, operator,
+        state::Api,
     },
     serving::engine::{Engine, EngineOptions},
+    shutdown,
 };
 
 const LIMITS: BodyLimits =
@@ -63,7 +65,12 @@ fn auth(callers: Vec<CallerOptions>) -> Arc<Auth> {
 
 fn router(port: Port) -> axum::Router {
     match port {
-        Port::Data => routes::router(Arc::new(fixture::api())),
+        Port::Data => {
+            // As good as stopped, so that what would be told of changes for ever has an end.
+            let (announcer, shutdown) = shutdown::channel();
+            announcer.announce(shutdown::Phase::Draining);
+            routes::router(Arc::new(Api { shutdown, ..fixture::api() }))
+        }
         Port::Operator => operator::router(&fixture::api(), Arc::new(String::new)),
     }
 }
@@ -76,6 +83,7 @@ fn front(auth: &Arc<Auth>) -> Arc<Front> {
         router: router(Port::Data),
         limits: LIMITS,
         gate: Gate::new(auth.clone(), Port::Data),
+        shutdown: fixture::serving(),
     })
 }
 

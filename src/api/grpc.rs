@@ -1,26 +1,29 @@
 //! The gRPC service behind the fast lane: tonic's generated trait over the same answers as HTTP gives.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    Router,
     body::Body,
-    http::{HeaderMap, Response, header},
+    http::{HeaderMap, HeaderValue, Method, Response, header},
+    routing::any,
 };
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tonic::{
     Request, Response as Reply, Status, Streaming, codegen::BoxStream, metadata::MetadataMap,
 };
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::{
     answers,
-    errors::{grpc_status, not_here},
-    model_config,
+    errors::{grpc_status, http_response, not_here},
+    http, model_config,
     proto::{
         self,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
+    settings,
     state::Api,
 };
 use crate::{
@@ -33,25 +36,48 @@ use crate::{
 pub const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The service over what the handlers share.
-#[derive(Clone)]
-pub struct Service(GrpcInferenceServiceServer<Handlers>);
+pub fn service(api: Arc<Api>) -> GrpcInferenceServiceServer<Handlers> {
+    let limit = api.limits.max_bytes;
+    GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX)
+}
 
-impl Service {
-    pub fn new(api: Arc<Api>) -> Service {
-        let limit = api.limits.max_bytes;
-        Service(
-            GrpcInferenceServiceServer::from_arc(Arc::new(Handlers(api)))
-                .max_decoding_message_size(limit)
-                .max_encoding_message_size(usize::MAX),
-        )
+/// The routes of a service of tonic's, whose methods' paths begin with `prefix`.
+pub fn routes<T, S>(prefix: &str, service: T) -> Router<S>
+where
+    T: Service<axum::extract::Request, Response = Response<tonic::body::Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    T::Future: Send,
+    S: Clone + Send + Sync + 'static,
+{
+    let methods = any(async move |request| call(service, request).await);
+    Router::new().route(&format!("{prefix}{{*method}}"), methods)
+}
+
+/// Answers one call of a service, if it is one.
+async fn call<T>(service: T, request: axum::extract::Request) -> Response<Body>
+where
+    T: Service<axum::extract::Request, Response = Response<tonic::body::Body>, Error = Infallible>,
+{
+    if request.method() != Method::POST {
+        let mut response =
+            http::wrong_method(request.method().clone(), request.uri().clone()).await;
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return response;
     }
-
-    /// Answers one call of the service, whichever its method.
-    pub async fn call(self, request: axum::extract::Request) -> Response<Body> {
-        match self.0.oneshot(request).await {
-            Ok(response) => blamed(response).map(Body::new),
-            Err(never) => match never {},
-        }
+    if !http::speaks_grpc(&request) {
+        return http_response(&Error::new(
+            Code::UnsupportedMedia,
+            "expected the content type application/grpc on the path of a gRPC method",
+        ));
+    }
+    match service.oneshot(request).await {
+        Ok(response) => blamed(response).map(Body::new),
+        Err(never) => match never {},
     }
 }
 
@@ -123,7 +149,7 @@ fn timeout_of(metadata: &MetadataMap) -> Result<Option<Duration>, Error> {
 }
 
 /// The trait's methods over `Api`.
-struct Handlers(Arc<Api>);
+pub struct Handlers(Arc<Api>);
 
 type Answered<T> = Result<Reply<T>, Status>;
 
@@ -228,7 +254,8 @@ impl GrpcInferenceService for Handlers {
         &self,
         _: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answered<Self::ModelStreamInferStream> {
-        refuse("ModelStreamInfer")
+        // The fast lane takes these before they come here.
+        refuse("ModelStreamInfer on this port")
     }
 
     async fn model_config(
@@ -329,16 +356,19 @@ impl GrpcInferenceService for Handlers {
 
     async fn trace_setting(
         &self,
-        _: Request<proto::TraceSettingRequest>,
+        request: Request<proto::TraceSettingRequest>,
     ) -> Answered<proto::TraceSettingResponse> {
-        refuse("the trace extension")
+        let proto::TraceSettingRequest { settings, model_name } = request.into_inner();
+        let asked = settings::trace_asked(settings);
+        answer(self.0.trace_settings(&model_name, &asked).map(settings::trace_message))
     }
 
     async fn log_settings(
         &self,
-        _: Request<proto::LogSettingsRequest>,
+        request: Request<proto::LogSettingsRequest>,
     ) -> Answered<proto::LogSettingsResponse> {
-        refuse("the logging extension")
+        let asked = settings::log_asked(request.into_inner().settings);
+        answer(self.0.log_settings(&asked).map(settings::log_message))
     }
 }
 

@@ -1,10 +1,9 @@
 //! What gRPC clients see: calls as frames through the router of a data port.
 
-use std::sync::atomic::AtomicBool;
-
 use axum::http::{Request as HttpRequest, header};
 use http_body_util::BodyExt;
 use smallvec::SmallVec;
+use tokio::sync::watch;
 
 use super::*;
 use crate::{
@@ -67,7 +66,7 @@ async fn live_and_ready() {
     assert_eq!(live.code, 0);
     assert!(proto::ServerLiveResponse::decode(live.message).unwrap().live);
     for ready in [true, false] {
-        let api = Api { ready: Arc::new(AtomicBool::new(ready)), ..fixture::api() };
+        let api = Api { ready: watch::channel(ready).1, ..fixture::api() };
         let called = call(api, "ServerReady", proto::ServerReadyRequest {}).await;
         assert_eq!(called.code, 0);
         let answer = proto::ServerReadyResponse::decode(called.message).unwrap();
@@ -157,10 +156,55 @@ async fn shared_memory_is_empty_and_forgets_gladly() {
 
 #[tokio::test]
 async fn what_is_not_here_says_so() {
-    for method in ["TraceSetting", "LogSettings", "ModelStreamInfer", "Nope"] {
+    for method in ["ModelStreamInfer", "Nope"] {
         let called = call_bytes(fixture::api(), method, frame(b"")).await;
         assert_eq!(called.code, 12, "{method}");
     }
+}
+
+#[tokio::test]
+async fn settings_are_read_and_not_changed() {
+    use proto::{
+        log_settings_request::{self, setting_value::ParameterChoice},
+        log_settings_response, trace_setting_request,
+    };
+    let trace = async |name: &str, values: &[&str], model: &str| {
+        let value = values.iter().map(|value| (*value).to_owned()).collect();
+        let settings =
+            [(name.to_owned(), trace_setting_request::SettingValue { value })].into_iter();
+        let settings = settings.filter(|(name, _)| !name.is_empty()).collect();
+        let request = proto::TraceSettingRequest { settings, model_name: model.into() };
+        call(fixture::api(), "TraceSetting", request).await
+    };
+    let read = trace("", &[], "digits").await;
+    assert_eq!(read.code, 0);
+    let read = proto::TraceSettingResponse::decode(read.message).unwrap().settings;
+    assert_eq!(read["trace_level"].value, ["OFF"]);
+    assert_eq!(read["trace_file"].value, [""]);
+    for (name, values, model, code) in [
+        ("trace_level", &["OFF"][..], "", 0),
+        ("trace_rate", &[], "", 0),
+        ("trace_rate", &["1"], "", 7),
+        ("trace_file", &["/tmp/x"], "digits", 7),
+        ("speed", &["1"], "", 3),
+        ("", &[], "nosuch", 5),
+    ] {
+        assert_eq!(trace(name, values, model).await.code, code, "{name} {values:?} {model}");
+    }
+    let log = async |name: &str, choice: ParameterChoice| {
+        let value = log_settings_request::SettingValue { parameter_choice: Some(choice) };
+        let settings = [(name.to_owned(), value)].into_iter().collect();
+        call(fixture::api(), "LogSettings", proto::LogSettingsRequest { settings }).await
+    };
+    let read = call(fixture::api(), "LogSettings", proto::LogSettingsRequest::default()).await;
+    let read = proto::LogSettingsResponse::decode(read.message).unwrap().settings;
+    let text = log_settings_response::setting_value::ParameterChoice::StringParam;
+    assert_eq!(read["log_file"].parameter_choice, Some(text(String::new())));
+    assert_eq!(read["log_format"].parameter_choice, Some(text("text".into())));
+    assert_eq!(log("log_file", ParameterChoice::StringParam(String::new())).await.code, 0);
+    assert_eq!(log("log_file", ParameterChoice::StringParam("/tmp/x".into())).await.code, 7);
+    assert_eq!(log("log_verbose_level", ParameterChoice::Uint32Param(7)).await.code, 7);
+    assert_eq!(log("log_speed", ParameterChoice::BoolParam(true)).await.code, 3);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use axum::{
     http::{Method, Response, StatusCode, Uri, header, request::Parts},
     middleware,
     response::IntoResponse,
-    routing::{any, get, post},
+    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,12 +21,13 @@ use super::{
     auth::roles::Port,
     coded,
     errors::{Failure, http_response, not_here},
-    grpc,
+    grpc, health,
     openapi::{MODEL, Routes, VERSION, of_model, with_document},
-    proto,
+    proto, reflection,
     schema::{
         Binary, BodyErrors, InferErrors, InferRequest, InferResponse, ModelErrors, example_request,
     },
+    settings,
     state::Api,
 };
 use crate::{
@@ -39,17 +40,18 @@ pub type Outcome = Result<Response<Body>, Failure>;
 
 /// The routes of a data port: gRPC by path, HTTP, and an answer in the caller's own protocol for what is unknown.
 pub fn router(api: Arc<Api>) -> Router {
-    let service = grpc::Service::new(api.clone());
-    let methods = any(async move |request: Request| grpc_call(service, request).await);
     finish(
         Routes::new()
             .merge(health())
             .merge(repository())
             .merge(models())
             .merge(extensions())
+            .merge(settings::routes())
             .routes(routes!(alive))
             .routes(routes!(server_metadata))
-            .route(&format!("{}{{*method}}", grpc::PREFIX), methods),
+            .merge(grpc::routes(grpc::PREFIX, grpc::service(api.clone())).into())
+            .merge(grpc::routes(health::PREFIX, health::service(api.clone())).into())
+            .merge(reflection::routes(&api.shutdown).into()),
         Port::Data,
         api,
     )
@@ -100,7 +102,7 @@ fn models() -> Routes {
     routes
 }
 
-/// Extensions that clients call without being asked: what is registered is nothing, the rest says that it is not here.
+/// Shared memory, which clients ask about without being asked: nothing is registered, and nothing can be.
 fn extensions() -> Routes {
     let mut router = Routes::new();
     for kind in ["systemsharedmemory", "cudasharedmemory"] {
@@ -114,14 +116,7 @@ fn extensions() -> Routes {
             .route(&format!("/v2/{kind}/region/{{region}}/unregister"), post(unregister))
             .route(&format!("/v2/{kind}/unregister"), post(unregister));
     }
-    let trace =
-        || get(async || absent("the trace extension")).post(async || absent("the trace extension"));
-    let logging = get(async || absent("the logging extension"))
-        .post(async || absent("the logging extension"));
     router
-        .route("/v2/trace/setting", trace())
-        .route("/v2/models/{model}/trace/setting", trace())
-        .route("/v2/logging", logging)
 }
 
 /// The model, and the version where there is one, of a request's path, percent-decoded.
@@ -290,6 +285,14 @@ async fn all_statistics(State(api): State<Arc<Api>>) -> Outcome {
     Ok(reply(StatusCode::OK, &answers::statistics(&api.table.load(), "", "")?))
 }
 
+/// A body that axum has read, or why it could not.
+pub fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Error> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Error::new(Code::TooLarge, rejection.body_text()),
+        _ => Error::invalid("the body of the request did not arrive whole"),
+    })
+}
+
 /// The body of an index request; an empty one is the default.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
@@ -303,10 +306,7 @@ struct IndexRequest {
     request_body = Option<IndexRequest>,
     responses((status = 200, body = [proto::repository_index_response::ModelIndex]), BodyErrors))]
 async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Error::new(Code::TooLarge, rejection.body_text()),
-        _ => Error::invalid("the body of the request did not arrive whole"),
-    })?;
+    let body = whole(body)?;
     let asked = if body.trim_ascii().is_empty() {
         IndexRequest::default()
     } else {
@@ -342,23 +342,8 @@ async fn unregister() -> StatusCode {
     StatusCode::OK
 }
 
-/// A call of the gRPC service, if it is one.
-async fn grpc_call(service: grpc::Service, request: Request) -> Response<Body> {
-    if request.method() != Method::POST {
-        let mut response = wrong_method(request.method().clone(), request.uri().clone()).await;
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
-        return response;
-    }
-    if !speaks_grpc(&request) {
-        return http_response(&Error::new(
-            Code::UnsupportedMedia,
-            "expected the content type application/grpc on the path of a gRPC method",
-        ));
-    }
-    service.call(request).await
-}
-
-fn speaks_grpc(request: &Request) -> bool {
+/// Whether the caller speaks gRPC, whatever the path.
+pub fn speaks_grpc(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()))
 }
@@ -372,7 +357,7 @@ async fn unknown_path(request: Request) -> Response<Body> {
 }
 
 /// axum adds `Allow` to this.
-async fn wrong_method(method: Method, uri: Uri) -> Response<Body> {
+pub async fn wrong_method(method: Method, uri: Uri) -> Response<Body> {
     http_response(&Error::new(
         Code::WrongMethod,
         format!("{} is not a method of {}", shown(method.as_str()), shown(uri.path())),

@@ -1,10 +1,9 @@
 //! What clients see of the HTTP routes, through the router of a data port.
 
-use std::sync::atomic::AtomicBool;
-
 use axum::http::HeaderMap;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::*;
@@ -59,7 +58,7 @@ async fn the_server_says_who_it_is() {
 #[tokio::test]
 async fn health_is_a_status_for_some_clients_and_a_body_for_others() {
     for ready in [true, false] {
-        let api = Api { ready: Arc::new(AtomicBool::new(ready)), ..fixture::api() };
+        let api = Api { ready: watch::channel(ready).1, ..fixture::api() };
         let live = ask(api.clone(), "GET", "/v2/health/live", "").await;
         assert_eq!((live.status, live.json()), (200, json!({ "live": true, "ready": ready })));
         let answered = ask(api, "GET", "/v2/health/ready", "").await;
@@ -155,6 +154,8 @@ async fn every_count_is_there_before_anything_was_counted() {
             assert_eq!(entry["inference_stats"][duration], json!({ "count": 0, "ns": 0 }));
         }
         assert_eq!(entry["batch_stats"], json!([]));
+        let memory = json!([{ "type": "CPU", "id": 0, "byte_size": 300 }]);
+        assert_eq!(entry["memory_usage"], memory);
     }
     let one = get_("/v2/models/digits/versions/2/stats").await.json();
     assert_eq!(one["model_stats"].as_array().unwrap().len(), 1);
@@ -223,13 +224,38 @@ async fn extensions_that_are_not_here() {
         assert_eq!(register.status, 501);
         assert!(register.error().contains("shared memory"));
     }
-    for path in ["/v2/trace/setting", "/v2/models/digits/trace/setting", "/v2/logging"] {
-        assert_eq!(get_(path).await.status, 501, "{path}");
-        assert_eq!(post_(path, "{}").await.status, 501, "{path}");
-    }
     for path in ["/v2/models/digits/generate", "/v2/models/digits/versions/1/generate_stream"] {
         assert_eq!(post_(path, "{}").await.status, 501, "{path}");
     }
+}
+
+#[tokio::test]
+async fn settings_are_read_and_not_changed() {
+    for (path, key, value) in [
+        ("/v2/trace/setting", "trace_level", json!(["OFF"])),
+        ("/v2/models/digits/trace/setting", "trace_file", json!("")),
+        ("/v2/logging", "log_file", json!("")),
+    ] {
+        let read = get_(path).await;
+        assert_eq!((read.status, &read.json()[key]), (200, &value), "{path}");
+        for harmless in ["", "{}", &format!("{{\"{key}\":null}}"), &read.json().to_string()] {
+            let same = post_(path, harmless).await;
+            assert_eq!((same.status, same.json()), (200, read.json()), "{path} {harmless}");
+        }
+        let (name, other) = (key.split('_').next().unwrap(), json!("/tmp/elsewhere"));
+        for (body, status) in [
+            (json!({ format!("{name}_file"): other }).to_string(), 403),
+            (json!({ "speed": 1 }).to_string(), 400),
+            ("[]".into(), 400),
+            ("{".into(), 400),
+        ] {
+            let refused = post_(path, &body).await;
+            assert_eq!(refused.status, status, "{path} {body}");
+            assert!(!refused.error().is_empty());
+        }
+    }
+    assert_eq!(get_("/v2/models/nosuch/trace/setting").await.status, 404);
+    assert_eq!(post_("/v2/models/nosuch/trace/setting", "{}").await.status, 404);
 }
 
 #[tokio::test]

@@ -11,3 +11,8 @@
 )]
 
 include!("generated/inference.rs");
+
+/// The standard health service.
+pub mod health {
+    include!("generated/grpc.health.v1.rs");
+}

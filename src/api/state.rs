@@ -1,20 +1,15 @@
 //! What the handlers of both protocols share: the table, the engine behind a trait, and what a caller may do.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
 
 use super::body::BodyLimits;
 use crate::{
     repository::table::SharedTable,
     serving::{caller::Caller, engine::Engine, memory::Budget},
-    telemetry::clock::now,
+    shutdown::{self, Phase},
+    telemetry::{clock::now, logs::Format},
     types::{
         error::Error,
         request::{InferRequest, InferResponse},
@@ -54,20 +49,22 @@ impl Infer for Engine {
 pub struct Api {
     pub table: SharedTable,
     pub infer: Arc<dyn Infer>,
-    /// Every wanted model serves.
-    pub ready: Arc<AtomicBool>,
-    /// The server goes down: it is not ready any more.
-    pub draining: Arc<AtomicBool>,
+    /// Every wanted model serves. Wakes who waits whenever the table has changed.
+    pub ready: watch::Receiver<bool>,
+    /// How far a stop has come: from its first phase on the server is not ready any more.
+    pub shutdown: shutdown::Listener,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
     /// What a request's message or body is held to.
     pub limits: BodyLimits,
     /// What bodies are charged to.
     pub budget: Arc<Budget>,
+    /// How the log's lines look, for the settings of the logging extension.
+    pub log_format: Format,
 }
 
 impl Api {
     pub fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+        *self.ready.borrow() && self.shutdown.phase() == Phase::Serving
     }
 }

@@ -104,7 +104,7 @@ impl ModelConfig {
                 .collect(),
             instance_group: vec![InstanceGroup {
                 name: version.model.to_string(),
-                kind: kind(&version.providers),
+                kind: if on_gpu(&version.providers) { "KIND_GPU" } else { "KIND_CPU" },
                 count: i32::try_from(options.batching.instances.max(1)).unwrap_or(i32::MAX),
             }],
             default_model_filename: super::store::MODEL_FILE,
@@ -157,7 +157,7 @@ fn dims(spec: &TensorSpec, batch: bool) -> Vec<i64> {
     dims
 }
 
-fn kind(providers: &[String]) -> &'static str {
-    let gpu = |p: &String| p.starts_with("CUDA") || p.starts_with("Tensorrt");
-    if providers.iter().any(gpu) { "KIND_GPU" } else { "KIND_CPU" }
+/// Whether a version with these execution providers runs on a GPU.
+pub fn on_gpu(providers: &[String]) -> bool {
+    providers.iter().any(|p| p.starts_with("CUDA") || p.starts_with("Tensorrt"))
 }

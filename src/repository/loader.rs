@@ -231,6 +231,7 @@ impl Loader {
             providers: opened.session.providers().to_vec(),
             default_timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
             options: options.clone(),
+            weight_bytes: opened.weights.saturating_mul(1 + replicas as u64),
             sha256: opened.sha256,
             explanation,
         }))

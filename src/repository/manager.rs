@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use super::{
     entry::{Entry, Job, Remedy, entries},
@@ -56,7 +54,7 @@ pub struct Manager {
     pub table: SharedTable,
     /// The server's readiness as far as models decide it. Once true it stays, unless a wanted model loses its last
     /// version.
-    pub ready: Arc<AtomicBool>,
+    pub ready: watch::Receiver<bool>,
     initial: Arc<Initial>,
     stop: Sender<()>,
     /// Disconnects when the last thread has ended.
@@ -85,7 +83,7 @@ impl Manager {
         let repository = Arc::new(Repository::scan(&options.models)?);
         let entries = entries(&repository, options)?;
         let table: SharedTable = Arc::new(ArcSwap::default());
-        let ready = Arc::new(AtomicBool::new(false));
+        let (publishes, ready) = watch::channel(false);
         let initial = Arc::new(Initial::default());
         let at_once = match options.load_threads {
             0 => (deps.cores / 2).max(1),
@@ -105,7 +103,7 @@ impl Manager {
             under_way: 0,
             loaders,
             table: table.clone(),
-            ready: ready.clone(),
+            ready: publishes,
             initial: initial.clone(),
             readiness: options.readiness,
             published: Instant::now(),
@@ -198,7 +196,7 @@ struct Keeper {
     under_way: usize,
     loaders: Loaders,
     table: SharedTable,
-    ready: Arc<AtomicBool>,
+    ready: watch::Sender<bool>,
     initial: Arc<Initial>,
     readiness: Readiness,
     published: Instant,
@@ -330,7 +328,8 @@ impl Keeper {
         // After the table, so that who sees the flag sees the models.
         self.reached = self.reached || self.entries.values().all(|e| e.done(self.readiness));
         let ready = self.reached && !self.entries.values().any(Entry::lost);
-        self.ready.store(ready, Ordering::Release);
+        // Whether it changes or not: who waits looks at the table, too.
+        self.ready.send_replace(ready);
         if self.queue.is_empty() && self.under_way == 0 {
             *self.initial.settled.lock() = true;
             self.initial.changed.notify_all();

@@ -163,7 +163,7 @@ fn the_newest_version_serves_and_the_others_say_why_not() {
         put(dir.path(), &format!("iris/{version}/model.onnx"), &model(""));
     }
     let (manager, _) = started(&options(dir.path()));
-    assert!(manager.ready.load(SeqCst));
+    assert!(*manager.ready.borrow());
     assert_eq!(current(&manager, "iris"), Ok(10));
     let table = manager.table.load();
     let error = table.resolve("iris", "2").err().unwrap().to_string();
@@ -192,7 +192,7 @@ fn a_broken_newest_version_is_reported_and_the_one_before_serves() {
     fs::create_dir_all(dir.path().join("iris/6")).unwrap();
     let (manager, _) = started(&options(dir.path()));
     assert_eq!(current(&manager, "iris"), Ok(1));
-    assert!(manager.ready.load(SeqCst));
+    assert!(*manager.ready.borrow());
     let line = &summary(&manager.table.load())[0];
     assert_eq!((line.current, &line.serving[..]), (Some(1), &[1][..]));
     let failed: Vec<(u64, &str)> = line.failed.iter().map(|(n, w)| (*n, w.as_str())).collect();
@@ -240,15 +240,15 @@ fn one_broken_model_leaves_the_rest_serving_and_strict_readiness_waits_for_it() 
     put(dir.path(), "typo/model.yaml", b"versions: all\nbackand: ort\n");
     let (strict, _) = started(&options(dir.path()));
     assert_eq!(current(&strict, "good"), Ok(1));
-    assert!(!strict.ready.load(SeqCst));
+    assert!(!*strict.ready.borrow());
     let error = current(&strict, "typo").unwrap_err();
     assert!(error.contains("typo/model.yaml, line 2: unknown key 'backand'"), "{error}");
     assert!(strict.table.load().resolve("typo", "1").is_err());
     let lenient = Options { readiness: Readiness::Lenient, ..options(dir.path()) };
-    assert!(started(&lenient).0.ready.load(SeqCst));
+    assert!(*started(&lenient).0.ready.borrow());
     let chosen = Options { load: Load::Names(vec!["good".into()]), ..options(dir.path()) };
     let (chosen, _) = started(&chosen);
-    assert!(chosen.ready.load(SeqCst), "what is not wanted is not waited for");
+    assert!(*chosen.ready.borrow(), "what is not wanted is not waited for");
     assert_eq!(chosen.table.load().models.len(), 3);
     assert!(current(&chosen, "bad").unwrap_err().contains("not loaded"));
 }
@@ -263,9 +263,9 @@ fn everything_is_published_as_loading_at_once() {
     let manager = Manager::start(&options(dir.path()), deps(&fake)).unwrap();
     assert_eq!(manager.table.load().models.len(), 50);
     let loading = manager.table.load().models.values().filter(|m| m.current.is_none()).count();
-    assert!(loading > 0 && !manager.ready.load(SeqCst));
+    assert!(loading > 0 && !*manager.ready.borrow());
     assert!(manager.wait_initial(SOON));
-    assert!(manager.ready.load(SeqCst));
+    assert!(*manager.ready.borrow());
     assert!(manager.table.load().models.values().all(|m| m.current.is_some()));
     assert_eq!(fake.most_at_once.load(SeqCst), 1, "one loader on two cores");
 }
@@ -491,7 +491,7 @@ fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
         assert!(fake.opened.load(SeqCst) > opened, "after panic {panics}");
         let measured = serving().unwrap().explanation["probe"]["measured"].to_string();
         assert!(measured.contains("same files"), "{measured}");
-        assert!(manager.ready.load(SeqCst));
+        assert!(*manager.ready.borrow());
     }
     assert!(ask(&manager, 13.0).is_err());
     until("it fails", || serving().is_none());
@@ -500,7 +500,7 @@ fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
     assert!(error.to_string().contains("3 panics within 60 s"), "{error}");
     until("the one before serves", || current(&manager, "iris") == Ok(1));
     assert_eq!(ask(&manager, 13.0), Ok(()));
-    until("readiness", || manager.ready.load(SeqCst));
+    until("readiness", || *manager.ready.borrow());
     let line = &summary(&manager.table.load())[0];
     assert_eq!((line.current, line.failed.len()), (Some(1), 1));
     assert!(manager.close(SOON));
@@ -515,7 +515,7 @@ fn a_model_that_lost_its_last_version_takes_the_readiness_along() {
     let deps = deps(&fake);
     let executors = Executors::start(&deps.pool).unwrap();
     let manager = Manager::start(&options(dir.path()), deps).unwrap();
-    assert!(manager.wait_initial(SOON) && manager.ready.load(SeqCst));
+    assert!(manager.wait_initial(SOON) && *manager.ready.borrow());
     // The files have changed since: what is there now was never checked, and does not take over.
     put(dir.path(), "iris/1/model.onnx", &model(""));
     let opened = fake.opened.load(SeqCst);
@@ -525,7 +525,7 @@ fn a_model_that_lost_its_last_version_takes_the_readiness_along() {
     until("it fails", || current(&manager, "iris").is_err());
     let error = current(&manager, "iris").unwrap_err();
     assert!(error.contains("version 1: 3 panics within 60 s"), "{error}");
-    until("the server is not ready", || !manager.ready.load(SeqCst));
+    until("the server is not ready", || !*manager.ready.borrow());
     assert_eq!(fake.opened.load(SeqCst), opened);
     executors.stop();
 }

@@ -99,6 +99,8 @@ pub struct Version {
     pub default_timeout: Option<std::time::Duration>,
     /// What its model.yaml and the defaults say.
     pub options: Arc<ModelOptions>,
+    /// Bytes that the weights take in all its sessions, as far as the files tell.
+    pub weight_bytes: u64,
     /// SHA-256 of all its files, in hex.
     pub sha256: String,
     /// What `onnxd explain` prints: the probe's table, each decision and why.

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::classify;
 use crate::{
     batcher::{assemble, padding::Padding, served::JobInputs},
     types::{
         datatype::Datatype,
-        error::{Code, Error},
+        error::Error,
         model::{Dim, Signature, TensorSpec},
         request::{InferRequest, InputTensor, RequestedOutput},
         tensor::{Dims, Tensor, element_count},
@@ -27,8 +28,19 @@ pub struct Bound {
     pub wanted: Wanted,
 }
 
-/// The outputs to answer with, as indices into the signature, and whether each goes as binary data.
-pub type Wanted = SmallVec<[(usize, bool); 2]>;
+/// The outputs to answer with.
+pub type Wanted = SmallVec<[Want; 2]>;
+
+/// One output to answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Which of the signature's outputs.
+    pub index: usize,
+    /// As binary data, where it goes over HTTP.
+    pub binary: bool,
+    /// So many of its best classes in place of its numbers; 0: the numbers.
+    pub classes: u32,
+}
 
 /// Holds `request` against `signature`; with `padding`, requests of several lengths get one bucket.
 pub fn bind(
@@ -134,7 +146,8 @@ fn wanted(
     binary_output: bool,
 ) -> Result<Wanted, Error> {
     if asked.is_empty() {
-        return Ok((0..signature.outputs.len()).map(|index| (index, binary_output)).collect());
+        let all = 0..signature.outputs.len();
+        return Ok(all.map(|index| Want { index, binary: binary_output, classes: 0 }).collect());
     }
     let mut wanted = Wanted::new();
     for output in asked {
@@ -146,16 +159,14 @@ fn wanted(
                 names(&signature.outputs)
             ))
         })?;
-        if wanted.iter().any(|(seen, _)| *seen == index) {
+        if wanted.iter().any(|seen| seen.index == index) {
             return Err(Error::invalid(format!("output '{}' is asked for twice", output.name)));
         }
-        if output.classification > 0 {
-            return Err(Error::new(
-                Code::Unimplemented,
-                format!("classification of output '{}' is not supported", output.name),
-            ));
+        let classes = output.classification;
+        if classes > 0 {
+            classify::check(&signature.outputs[index])?;
         }
-        wanted.push((index, output.binary.unwrap_or(binary_output)));
+        wanted.push(Want { index, binary: output.binary.unwrap_or(binary_output), classes });
     }
     Ok(wanted)
 }
@@ -277,7 +288,8 @@ mod tests {
         let bound = bind(&signature(), None, request(vec![b, a])).expect("fits");
         assert_eq!((bound.rows, bound.bytes), (3, 36));
         assert_eq!(bound.inputs[0].as_ref().map(|t| t.datatype), Some(Datatype::Fp32));
-        assert_eq!(bound.wanted.as_slice(), [(0, false)]);
+        let all = [Want { index: 0, binary: false, classes: 0 }];
+        assert_eq!(bound.wanted.as_slice(), all);
     }
 
     #[test]

@@ -13,8 +13,9 @@ use bytes::Bytes;
 
 use super::{
     admission,
-    bind::{Bound, Wanted, bind},
+    bind::{Bound, Want, Wanted, bind},
     caller::Caller,
+    classify::classify,
     memory::Budget,
 };
 use crate::{
@@ -204,7 +205,7 @@ fn respond(
     let count = given.len();
     let outputs = wanted
         .into_iter()
-        .map(|(index, binary)| {
+        .map(|Want { index, binary, classes }| {
             let missing = || {
                 Error::internal(format!(
                     "the model gave {count} outputs: output {index} is missing"
@@ -213,7 +214,13 @@ fn respond(
             let tensor = given.get_mut(index).ok_or_else(missing)?;
             // Taken and not cloned: no output is asked for twice.
             let empty = Tensor { data: Bytes::new(), dims: Dims::new(), ..*tensor };
-            Ok(OutputTensor { index, binary, tensor: mem::replace(tensor, empty) })
+            let mut tensor = mem::replace(tensor, empty);
+            if classes > 0 {
+                let signature = &version.signature;
+                let spec = &signature.outputs[index];
+                tensor = classify(&tensor, spec, classes, signature.can_batch)?;
+            }
+            Ok(OutputTensor { index, binary, tensor })
         })
         .collect::<Result<_, Error>>()?;
     let response = InferResponse {

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod bind;
 pub mod caller;
+pub mod classify;
 pub mod engine;
 pub mod memory;
 pub mod quota;

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use crate::types::{
     datatype::Datatype,
     error::Error,
+    request::Parameter,
     tensor::{bytes_elements, element_count},
     text::Text,
 };
@@ -144,6 +145,36 @@ pub fn key(key: &str) -> Result<(), Error> {
         Shown(key),
         key.len()
     )))
+}
+
+/// The one parameter under Triton's own prefix that a request may have, over gRPC: in a stream, whether responses say that
+/// they are the last.
+pub const EMPTY_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
+
+/// Holds a request's parameter to the type that the protocol gives it. Sequences are a property of stateful models, of which
+/// there are none: their parameters change nothing, as in Triton. `own`: which of Triton's own names there may be.
+pub fn reserved(key: &str, value: &Parameter, own: &[&str]) -> Result<(), Error> {
+    use Parameter::{Bool, Int64, String, Uint64};
+    let (fits, expected) = match key {
+        "sequence_id" => {
+            (matches!(value, Int64(_) | Uint64(_) | String(_)), "an integer or a string")
+        }
+        "sequence_start" | "sequence_end" => (matches!(value, Bool(_)), "a boolean"),
+        "priority" => (matches!(value, Int64(0..) | Uint64(_)), "an integer that is not negative"),
+        _ if !key.starts_with("triton_") => return Ok(()),
+        _ if own.contains(&key) => (matches!(value, Bool(_)), "a boolean"),
+        _ => {
+            let allowed = if own.is_empty() { "none over HTTP".into() } else { own.join(", ") };
+            return Err(Error::invalid(format!(
+                "the parameter '{}': names that begin with 'triton_' are reserved, and of those a request may have {allowed}",
+                Shown(key)
+            )));
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the parameter '{key}' is {value:?}, expected {expected}")))
 }
 
 /// Refuses the empty name of an input or output. `of` is its place, as in `inputs[2]`.

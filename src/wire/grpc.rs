@@ -10,6 +10,7 @@ use super::{
     chunks::{Cuts, Inline, weave},
     grpc_contents::Contents,
     protobuf::{Reader, Wire, malformed, varint_len, wrong_wire},
+    stream::FINAL,
 };
 use crate::types::{
     error::{Code, Error},
@@ -34,6 +35,7 @@ pub fn decode_request(message: &Bytes) -> Result<InferRequest, Error> {
             (3, Wire::Len) => request.id = text(message, reader.range()?, "id")?,
             (4, Wire::Len) => {
                 let (key, value) = parameter(message, reader.range()?)?;
+                check::reserved(&key, &value, &[check::EMPTY_FINAL_RESPONSE])?;
                 put(&mut request.parameters, key, value)?;
             }
             (5, Wire::Len) => {
@@ -268,7 +270,7 @@ fn put(map: &mut Vec<(Text, Parameter)>, key: Text, value: Parameter) -> Result<
 }
 
 /// Bytes of gRPC's frame header: a flag for compression and the message's length.
-const FRAME: usize = 5;
+pub(super) const FRAME: usize = 5;
 
 /// Encodes a ModelInferResponse with its frame header, as chunks to write in order: outputs raw, small ones copied into
 /// one chunk with the head, each large one a chunk of its own that shares the tensor's bytes. `head` is scratch space
@@ -280,6 +282,24 @@ pub fn encode_response(
     response: &InferResponse,
     head: &mut BytesMut,
 ) -> Result<SmallVec<[Bytes; 4]>, Error> {
+    encode(response, head, Envelope::None)
+}
+
+/// What a response is inside of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Envelope {
+    None,
+    /// A ModelStreamInferResponse, with the parameter that says that it is the last.
+    Stream,
+}
+
+/// See `encode_response`.
+pub(super) fn encode(
+    response: &InferResponse,
+    head: &mut BytesMut,
+    envelope: Envelope,
+) -> Result<SmallVec<[Bytes; 4]>, Error> {
+    let streamed = envelope == Envelope::Stream;
     let mut len =
         string_len(&response.model) + string_len(&response.version) + string_len(&response.id);
     let mut apart = 0;
@@ -291,19 +311,22 @@ pub fn encode_response(
             apart += data;
         }
     }
-    let Ok(frame) = u32::try_from(len) else {
-        return Err(Error::new(
-            Code::TooLarge,
-            format!("the answer takes {len} bytes, a gRPC message holds at most {}", u32::MAX),
-        ));
-    };
+    let inner = len + if streamed { FINAL.len() } else { 0 };
+    let len = if streamed { delimited_len(inner) } else { inner };
+    let frame = frame_len(len)?;
     head.clear();
     head.reserve(FRAME + len - apart);
     head.put_u8(0);
     head.put_u32(frame);
+    if streamed {
+        put_len(head, 2, inner);
+    }
     put_string(head, 1, &response.model);
     put_string(head, 2, &response.version);
     put_string(head, 3, &response.id);
+    if streamed {
+        head.put_slice(FINAL);
+    }
     for output in &response.outputs {
         put_output(head, response, output);
     }
@@ -322,13 +345,23 @@ pub fn encode_response(
     Ok(weave(head.split().freeze(), cuts))
 }
 
+/// The length of a message as its frame says it.
+pub(super) fn frame_len(len: usize) -> Result<u32, Error> {
+    u32::try_from(len).map_err(|_| {
+        Error::new(
+            Code::TooLarge,
+            format!("the answer takes {len} bytes, a gRPC message holds at most {}", u32::MAX),
+        )
+    })
+}
+
 /// Bytes of a length-delimited field of `len` bytes whose number is below 16.
-fn delimited_len(len: usize) -> usize {
+pub(super) fn delimited_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
 /// Bytes of a string field; an empty one is left out, as proto3 has it.
-fn string_len(text: &str) -> usize {
+pub(super) fn string_len(text: &str) -> usize {
     if text.is_empty() { 0 } else { delimited_len(text.len()) }
 }
 
@@ -356,7 +389,7 @@ fn put_output(head: &mut BytesMut, response: &InferResponse, output: &OutputTens
     }
 }
 
-fn put_string(head: &mut BytesMut, field: u8, text: &str) {
+pub(super) fn put_string(head: &mut BytesMut, field: u8, text: &str) {
     if !text.is_empty() {
         put_len(head, field, text.len());
         head.put_slice(text.as_bytes());
@@ -364,7 +397,7 @@ fn put_string(head: &mut BytesMut, field: u8, text: &str) {
 }
 
 /// The tag of a length-delimited field, and its length.
-fn put_len(head: &mut BytesMut, field: u8, len: usize) {
+pub(super) fn put_len(head: &mut BytesMut, field: u8, len: usize) {
     head.put_u8(field << 3 | 2);
     put_varint(head, len as u64);
 }

@@ -112,6 +112,7 @@ fn parameters(c: &mut Cursor<'_>, request: &mut InferRequest) -> Result<(), Erro
             return Err(twice(&key, c.at()));
         }
         let value = parameter(c, &key)?;
+        check::reserved(&key, &value, &[])?;
         if &*key == "binary_data_output" {
             let Parameter::Bool(value) = value else {
                 return Err(Error::invalid("the parameter 'binary_data_output' is not a boolean"));

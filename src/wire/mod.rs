@@ -16,6 +16,7 @@ mod json_read;
 mod json_write;
 mod numbers;
 mod protobuf;
+pub mod stream;
 
 #[cfg(test)]
 mod tests;

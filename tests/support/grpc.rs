@@ -17,7 +17,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 
 const SERVICE: &str = "/inference.GRPCInferenceService/";
 
-fn runtime() -> &'static Runtime {
+pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -8,5 +8,6 @@ pub mod frames;
 pub mod grpc;
 pub mod http;
 pub mod server;
+pub mod stream;
 pub mod tls;
 pub mod watch;

@@ -185,6 +185,36 @@ fn refuses_shared_memory() {
 }
 
 #[test]
+fn reserved_parameters_have_their_types() {
+    use proto::Choice::{Bool, Double, Int64, String, Uint64};
+    let final_response = "triton_enable_empty_final_response";
+    for (name, choice) in [
+        ("sequence_id", Int64(-1)),
+        ("sequence_id", String("a".into())),
+        ("sequence_start", Bool(true)),
+        ("priority", Uint64(u64::MAX)),
+        ("priority", Int64(0)),
+        (final_response, Bool(true)),
+        ("mine", Double(1.5)),
+    ] {
+        let taken = changed(|r| drop(r.parameters.insert(name.into(), choice.into())));
+        assert_eq!(taken.expect(name).parameters.len(), 1);
+    }
+    for (name, choice) in [
+        ("sequence_id", Bool(true)),
+        ("sequence_start", Int64(1)),
+        ("sequence_end", String("true".into())),
+        ("priority", Int64(-1)),
+        ("priority", Double(1.0)),
+        (final_response, Int64(1)),
+        ("triton_final_response", Bool(true)),
+        ("triton_", Bool(true)),
+    ] {
+        refused(|r| drop(r.parameters.insert(name.into(), choice.into())), &[name]);
+    }
+}
+
+#[test]
 fn refuses_parameters_that_are_none() {
     refused(|r| drop(r.parameters.insert("p".into(), proto::InferParameter::default())), &["'p'"]);
     refused(

@@ -181,6 +181,33 @@ fn parameters_keep_their_kind() {
 }
 
 #[test]
+fn reserved_parameters_have_their_types() {
+    for good in [
+        r#""sequence_id":7"#,
+        r#""sequence_id":"a""#,
+        r#""sequence_start":true"#,
+        r#""sequence_end":false"#,
+        r#""priority":1"#,
+        r#""headers":"mine""#,
+    ] {
+        let request = decode(&with(&format!("\"parameters\":{{{good}}}"))).expect(good);
+        assert_eq!(request.parameters.len(), 1, "{good}");
+    }
+    for bad in [
+        r#""sequence_id":1.5"#,
+        r#""sequence_start":1"#,
+        r#""sequence_end":"yes""#,
+        r#""priority":-1"#,
+        r#""priority":"high""#,
+        r#""triton_enable_empty_final_response":true"#,
+        r#""triton_mine":1"#,
+    ] {
+        let name = bad.split('"').nth(1).expect("a name");
+        refused(&with(&format!("\"parameters\":{{{bad}}}")), &[name]);
+    }
+}
+
+#[test]
 fn null_stands_for_an_optional_key_left_out() {
     let request = decode(&with(r#""id":null,"parameters":null,"outputs":null"#)).unwrap();
     assert!(request.id.is_empty() && request.outputs.is_empty());

@@ -9,3 +9,4 @@ mod json_data;
 mod numbers;
 mod proto;
 mod sample;
+mod stream;
