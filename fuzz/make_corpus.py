@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Writes fuzz/corpus, the inputs that the fuzzers start from: make_corpus.py (with the Python of target/venv-tests)."""
+import gzip
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +60,7 @@ def grpc():
     out = pb.ModelInferRequest.InferRequestedOutputTensor(name="y")
     out.parameters["classification"].int64_param = 3
     r.outputs.append(out)
-    write("grpc", "everything", r.SerializeToString())
+    write("grpc", "everything", r.SerializeToString(deterministic=True))
 
 
 def text_and_binary():
@@ -144,5 +146,32 @@ def paths():
         write("path", str(n), text)
 
 
-for make in (grpc, text_and_binary, graphs, yaml, paths):
+def flate():
+    text = b"the same, " * 20
+    packed = {"gzip": (0, gzip.compress(text, mtime=0)), "deflate": (1, zlib.compress(text))}
+    packed["members"] = (0, gzip.compress(b"a", mtime=0) + gzip.compress(b"", mtime=0) + gzip.compress(text, mtime=0))
+    packed["bomb"] = (0, gzip.compress(bytes(1 << 18), mtime=0))
+    packed["raw"] = (1, zlib.compress(text)[2:-4])
+    packed["plain"] = (0, text)
+    for name, (coding, data) in packed.items():
+        for pace in (0, 99):
+            write("flate", f"{name}-{pace}", bytes([coding, pace]) + data)
+
+
+def heads():
+    length, chunked = b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"
+    for name, fields in {
+        "plain": length,
+        "chunked": chunked,
+        "both": length + chunked,
+        "two-lengths": length + length,
+        "two-encodings": chunked + chunked,
+        "bare-lf": b"A: b\n" + length,
+        "folded": b"A: b\r\n c: d\r\n",
+        "long": b"A: " + b"b" * 1100 + b"\r\n",
+    }.items():
+        write("head", name, b"Host: a\r\n" + fields + b"\r\n{}")
+
+
+for make in (grpc, text_and_binary, graphs, yaml, paths, flate, heads):
     make()

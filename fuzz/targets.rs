@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use onnxd::{
-    api::path,
+    api::{framing::Framing, path},
     config::Config,
     repository::options::{Defaults, ModelOptions, parse_yaml},
     runtime::graph::Graph,
@@ -13,20 +13,26 @@ use onnxd::{
         request::InferRequest,
         tensor::{bytes_elements, element_count},
     },
-    wire::{binary, grpc, json},
+    wire::{
+        binary,
+        flate::{Coding, Deflate, Inflate},
+        grpc, json,
+    },
 };
 use prost::Message;
 
 /// A target: its name, which is that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("grpc", grpc_request),
     ("json", json_request),
     ("binary", binary_request),
     ("graph", graph),
     ("yaml", yaml),
     ("path", segment),
+    ("flate", flate),
+    ("head", head),
 ];
 
 /// What every decoder promises of what it lets through: bytes that fit shape and datatype, and values that are some.
@@ -146,5 +152,57 @@ pub fn segment(data: &[u8]) {
             assert_eq!(*path::decode(&encoded).expect("it is well formed"), *decoded);
         }
         Err(error) => refusal(&error),
+    }
+}
+
+/// Compressed bytes: the first says which coding, the second how many come at a time. Then the same bytes there and back.
+pub fn flate(data: &[u8]) {
+    let [kind, pace, input @ ..] = data else { return };
+    let coding = if kind % 2 == 0 { Coding::Gzip } else { Coding::Deflate };
+    if let Err(error) = inflated(coding, input, usize::from(*pace) + 1, 1 << 17) {
+        refusal(&error);
+    }
+    let mut deflate = Deflate::new(coding);
+    let (mut packed, mut at) = (Vec::new(), 0);
+    while !deflate.ended() {
+        packed.reserve(1 << 10);
+        at += deflate.step(&input[at..], true, &mut packed).expect("it compresses anything");
+    }
+    let whole = inflated(coding, &packed, usize::from(*pace) + 1, usize::MAX);
+    assert_eq!(whole.expect("what was compressed"), input);
+}
+
+/// What comes out of `input`, of which `pace` bytes come at a time; no more than about `most`.
+fn inflated(coding: Coding, input: &[u8], pace: usize, most: usize) -> Result<Vec<u8>, Error> {
+    let mut inflate = Inflate::new(coding);
+    let (mut out, mut room) = (Vec::new(), [0; 1 << 10]);
+    for mut part in input.chunks(pace) {
+        loop {
+            let step = inflate.step(part, &mut room)?;
+            assert!(step.taken <= part.len() && step.given <= room.len());
+            out.extend_from_slice(&room[..step.given]);
+            part = &part[step.taken..];
+            if out.len() > most {
+                return Ok(out);
+            }
+            // Room that was filled may not have been enough; input that is left is to be taken.
+            if part.is_empty() && step.given < room.len() {
+                break;
+            }
+            assert!(step.taken > 0 || step.given > 0, "it goes on");
+        }
+    }
+    inflate.finish()?;
+    Ok(out)
+}
+
+/// What follows the first line of an HTTP/1.1 request: what is wrong with it hangs on no cut between two reads.
+pub fn head(data: &[u8]) {
+    let head = [b"POST /v2/models/m/infer HTTP/1.1\r\n", data].concat();
+    let whole = Framing::new(1 << 10).look(&head);
+    for pace in [1, 7] {
+        let mut framing = Framing::new(1 << 10);
+        let parts = head.chunks(pace).find_map(|part| framing.look(part));
+        assert_eq!(parts, whole, "{pace} bytes at a time");
     }
 }

@@ -15,10 +15,11 @@ use std::{
 /// How long a target's random run lasts, or until it has seen `RUNS` inputs.
 const LENGTH: Duration = Duration::from_secs(3);
 const RUNS: usize = 200_000;
-/// Bytes of memory for each byte that came in, and for messages beside them: what the shortest text of the widest element
-/// (`0,` of FP64) and the smallest field of a message (two bytes) make, with what a growing list holds twice.
+/// Bytes of memory for each byte that came in: what the shortest text of the widest element (`0,` of FP64) and the smallest
+/// field of a message (two bytes) make, with what a growing list holds twice.
 const FACTOR: usize = 64;
-const BESIDE: usize = 256 << 10;
+/// And beside them: messages, the windows of compressors.
+const BESIDE: usize = 1 << 20;
 
 /// Counts what each thread holds.
 struct Counting;
@@ -88,6 +89,16 @@ fn yaml() {
 #[test]
 fn path() {
     run("path");
+}
+
+#[test]
+fn flate() {
+    run("flate");
+}
+
+#[test]
+fn head() {
+    run("head");
 }
 
 #[test]
