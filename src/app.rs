@@ -261,10 +261,7 @@ impl Server {
             ready: manager.ready.clone(),
             shutdown: listener.clone(),
             control: config.control,
-            limits: BodyLimits {
-                max_bytes: config.max_request_bytes,
-                timeout: Duration::from_millis(config.body_timeout_ms),
-            },
+            limits: body_limits(config),
             budget: engine.budget.clone(),
             log_format: config.log.format,
         };
@@ -439,10 +436,17 @@ fn warn_of_open_ports(addresses: &[String]) {
     }
 }
 
+fn body_limits(config: &Config) -> BodyLimits {
+    BodyLimits {
+        max_bytes: config.max_request_bytes,
+        timeout: Duration::from_millis(config.body_timeout_ms),
+    }
+}
+
 /// Puts what requests hold on the metrics page.
 fn show_memory(budget: Arc<Budget>) {
     registry::registry().set_memory(move || registry::Memory {
-        used: budget.used(),
+        bytes: budget.used(),
         limit: budget.limit(),
         level: budget.level() as u8,
     });

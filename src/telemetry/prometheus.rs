@@ -158,7 +158,7 @@ fn server(page: &mut Page, registry: &Registry) {
         }
     }
     if let Some(memory) = registry.memory() {
-        page.single(&names::MEMORY_BYTES, Some(memory.used));
+        page.single(&names::MEMORY_BYTES, Some(memory.bytes));
         page.single(&names::MEMORY_LIMIT_BYTES, Some(memory.limit));
         page.single(&names::MEMORY_LEVEL, Some(memory.level));
     }
@@ -362,7 +362,7 @@ mod tests {
         registry.refused(Code::NotFound);
         std::mem::drop(registry.connection(Listener::Grpc));
         registry.log_dropped(4);
-        registry.set_memory(|| registry::Memory { used: 5, limit: 10, level: 0 });
+        registry.set_memory(|| registry::Memory { bytes: 5, limit: 10, level: 0 });
         let counts = registry.caller("search");
         counts.ended(None);
         counts.ended(Some(Code::Overloaded));

@@ -100,7 +100,7 @@ pub struct Registry {
 /// What requests hold of their memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    pub used: usize,
+    pub bytes: usize,
     pub limit: usize,
     pub level: u8,
 }
