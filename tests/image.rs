@@ -7,16 +7,17 @@ use std::{
     collections::BTreeSet,
     env, fs,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
 };
 
 use serde_json::Value;
 use support::{
     files::{copy, python, root, script, target},
-    server::START,
+    server::{START, STOP},
 };
 use tempfile::TempDir;
 
@@ -185,7 +186,12 @@ impl Buildah {
         ]);
         server.args(["--http", "127.0.0.1:0", "--grpc", "off", "--operator", "off"]);
         let mut server = Running(
-            server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("buildah starts"),
+            server
+                .process_group(0)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("buildah starts"),
         );
         let said = BufReader::new(server.0.stderr.take().expect("piped"));
         let (sender, found) = mpsc::channel();
@@ -217,15 +223,32 @@ impl Buildah {
         ];
         let healthy = self.ok(&probe);
         assert!(healthy.contains("ready"), "{healthy}");
+        server.terminate();
+        // Everybody who could write to it has ended once the pipe is closed.
+        loop {
+            match found.recv_timeout(STOP) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the server in the image does not end"),
+            }
+        }
     }
 }
 
-/// Killed when it is no longer needed.
+/// buildah and what it runs, a process group of their own; told to stop when dropped.
 struct Running(Child);
+
+impl Running {
+    fn terminate(&self) {
+        let group = libc::pid_t::try_from(self.0.id()).expect("a process id fits pid_t");
+        // SAFETY: kill takes no pointer; the child that leads the group is not waited for yet, so that the id is its own.
+        unsafe { libc::kill(-group, libc::SIGTERM) };
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        self.terminate();
         let _ = self.0.wait();
     }
 }
