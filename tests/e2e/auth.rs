@@ -8,12 +8,14 @@ use std::{
 };
 
 use onnxd::api::auth::keys::KeyHash;
+use rcgen::SanType;
 
 use crate::support::{
     files::Home,
     grpc::{self, Grpc},
     http::{self, Http, infer, infer_path},
     server::{Ended, Server, Socket, run_to_end},
+    tls::{self, Authority},
     watch::{self, metric, until, until_busy},
 };
 
@@ -332,5 +334,45 @@ fn a_flood_of_one_caller_leaves_the_others_their_share() {
     }
     drop(waiting);
     until("all have left", || watch::in_flight(&server, "burn") == 0);
+    server.stop();
+}
+
+/// A client certificate is who it says it is, on every protocol, and no more than that; a key counts before it.
+#[test]
+fn a_client_certificate_is_a_caller() {
+    let (home, authority) = (Home::of(&["versioned"]), Authority::new());
+    authority.issue(|_| {}).write(home.path(), "server");
+    fs::write(home.path().join("ca.pem"), &authority.certificate).expect("the authority");
+    let reader = Key::make();
+    let config = format!(
+        "tls: {{certificate: server.pem, key: server.key, listeners: [http, grpc], client_ca: ca.pem, client_certificates: optional}}\nauth:\n  callers:\n    - {{name: batch, certificates: ['spiffe://house/batch']}}\n    - {{name: reader, keys: '{}', roles: [read]}}\n",
+        reader.hash
+    );
+    let server = serve(&home, &config);
+    let named = |uri: &str| {
+        let uri = SanType::URI(uri.try_into().expect("a URI"));
+        let pair = authority.issue(|params| params.subject_alt_names.push(uri));
+        authority.client(Some(&pair))
+    };
+    let (known, stranger, bare) =
+        (named("spiffe://house/batch"), named("spiffe://house/batc"), authority.client(None));
+    let body = http::four(1.0).to_string();
+    let path = infer_path("versioned");
+    for address in [&server.http, &server.grpc] {
+        let ask = |client: &tls::Client, headers: &str| {
+            let mut peer = client.connect(address).expect("a handshake");
+            peer.ask("POST", &path, headers, body.as_bytes())
+        };
+        assert_eq!(ask(&known, "").output(0), [4.0; 4]);
+        assert_eq!(ask(&stranger, "").status, 401);
+        assert_eq!(ask(&bare, "").status, 401);
+        assert!(ask(&known, &reader.header()).error(403).contains("caller 'reader'"));
+        assert_eq!(ask(&known, "authorization: Bearer onnxd_wrong\r\n").status, 401);
+        for (client, code) in [(&known, 0), (&stranger, 16), (&bare, 16)] {
+            let called =
+                Grpc::connect_tls(address, client).infer("", &grpc::four("versioned", 1.0));
+            assert_eq!(called.code, code, "{}", called.message);
+        }
+    }
     server.stop();
 }
