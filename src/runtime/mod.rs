@@ -1,8 +1,8 @@
 //! Runtimes: what turns a model's bytes into sessions, and sessions into answers.
 
-#[cfg(not(any(feature = "ort", feature = "tract")))]
+#[cfg(not(any(feature = "ort", feature = "ort-download", feature = "tract")))]
 compile_error!(
-    "onnxd runs models on ONNX Runtime (feature `ort`) or on tract (feature `tract`): build it with one of them at least"
+    "onnxd runs models on ONNX Runtime (feature `ort` or `ort-download`) or on tract (feature `tract`): build it with one of them at least"
 );
 
 pub mod built_in;
@@ -14,9 +14,9 @@ pub mod graph;
 pub mod onnx_writer;
 mod ops;
 pub mod options;
-#[cfg(feature = "ort")]
+#[cfg(any(feature = "ort", feature = "ort-download"))]
 pub mod ort;
-#[cfg(not(feature = "ort"))]
+#[cfg(not(any(feature = "ort", feature = "ort-download")))]
 #[path = "no_ort.rs"]
 pub mod ort;
 pub mod probe;

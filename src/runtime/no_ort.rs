@@ -6,7 +6,7 @@ use super::session::Backend;
 
 /// Says that there is none.
 pub fn open_library(_explicit: Option<&Path>) -> Result<Arc<dyn Backend>, String> {
-    Err("this build has no ONNX Runtime (the feature ort is off)".to_owned())
+    Err("this build has no ONNX Runtime (the features ort and ort-download are off)".to_owned())
 }
 
 /// Nothing to turn off.

@@ -20,7 +20,7 @@ pub fn fetched() -> Option<PathBuf> {
 }
 
 /// ONNX Runtime. `None` (said on stderr) only on a developer's machine that has none; on CI its absence fails the test.
-#[cfg(feature = "ort")]
+#[cfg(any(feature = "ort", feature = "ort-download"))]
 pub fn ort() -> Option<Arc<dyn Backend>> {
     static BACKEND: std::sync::OnceLock<Option<Arc<dyn Backend>>> = std::sync::OnceLock::new();
     let open = || {
@@ -40,7 +40,7 @@ pub fn ort() -> Option<Arc<dyn Backend>> {
     BACKEND.get_or_init(open).clone()
 }
 
-#[cfg(not(feature = "ort"))]
+#[cfg(not(any(feature = "ort", feature = "ort-download")))]
 pub fn ort() -> Option<Arc<dyn Backend>> {
     None
 }

@@ -1,5 +1,10 @@
-//! ONNX Runtime: loaded at run time, its C API behind a thin wrapper whose `run` takes `&self`.
+//! ONNX Runtime: loaded at run time (or linked in, with `ort-download`), its C API behind a thin wrapper whose `run` takes `&self`.
 
+#[cfg(feature = "ort")]
+mod find;
+#[cfg(not(feature = "ort"))]
+#[path = "linked.rs"]
+mod find;
 mod library;
 mod providers;
 mod session;
