@@ -221,13 +221,7 @@ impl Server {
     pub fn start(config: &Config) -> Result<Server, String> {
         let auth = Auth::open(&config.auth)?;
         let tls = Tls::load(&config.tls)?;
-        let bind = |address, role| -> Result<Option<Listener>, String> {
-            let tls = tls.clone().filter(|_| config.tls.covers(role));
-            Ok(Listener::bind(address, role)?.map(|listener| listener.with_tls(tls)))
-        };
-        let http = bind(&config.http, registry::Listener::Http)?;
-        let grpc = bind(&config.grpc, registry::Listener::Grpc)?;
-        let operator = bind(&config.operator, registry::Listener::Operator)?;
+        let [http, grpc, operator] = bind(config, tls.as_ref())?;
         let addresses = [&http, &grpc, &operator]
             .map(|l| l.as_ref().map_or("off".to_owned(), Listener::address));
         if auth.callers().is_none() {
@@ -369,6 +363,19 @@ fn observer(config: &Config) -> Result<Option<Arc<Observer>>, String> {
     let access = config.log.access;
     let asked = traces.is_some() || access != Access::None;
     Ok(asked.then(|| Arc::new(Observer { access, traces })))
+}
+
+/// The listeners for HTTP, gRPC and the operator, with TLS where they have it.
+fn bind(config: &Config, tls: Option<&Arc<Tls>>) -> Result<[Option<Listener>; 3], String> {
+    let one = |address, role| -> Result<Option<Listener>, String> {
+        let tls = tls.filter(|_| config.tls.covers(role)).cloned();
+        Ok(Listener::bind(address, role)?.map(|listener| listener.with_tls(tls)))
+    };
+    Ok([
+        one(&config.http, registry::Listener::Http)?,
+        one(&config.grpc, registry::Listener::Grpc)?,
+        one(&config.operator, registry::Listener::Operator)?,
+    ])
 }
 
 /// What both kinds of port are made of.

@@ -4,12 +4,15 @@ mod support;
 
 use std::{
     fs,
+    path::Path,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use support::{
     files::{clients, copy, python, root, script, succeed, target},
     server::Server,
+    tls::{Authority, set_up},
 };
 
 const EXAMPLES: [&str; 4] = ["wine", "digits", "diabetes", "language"];
@@ -29,6 +32,17 @@ fn tritonclient_grpc() {
 #[test]
 fn tritonclient_aio() {
     run("test_tritonclient_aio.py", &EXAMPLES, &[]);
+}
+
+#[test]
+fn tritonclient_tls() {
+    let authority = Authority::new();
+    run_on("test_tritonclient_tls.py", &[], &[], &|command, home| {
+        authority.issue(|_| {}).write(home, "server");
+        authority.issue(|_| {}).write(home, "client");
+        fs::write(home.join("ca.pem"), &authority.certificate).expect("written");
+        set_up(command, home).env("ONNXD_TLS_CLIENT_CA", home.join("ca.pem"));
+    });
 }
 
 #[test]
@@ -78,8 +92,13 @@ fn openapi() {
     run("test_openapi.py", &EXAMPLES, &[]);
 }
 
-/// One server over the test models and those named, one Python file against it, one clean end.
 fn run(file: &str, examples: &[&str], real: &[&str]) {
+    run_on(file, examples, real, &|_, _| {});
+}
+
+/// One server over the test models and those named, set up in its home by `change`, one Python file against it, one clean
+/// end.
+fn run_on(file: &str, examples: &[&str], real: &[&str], change: &dyn Fn(&mut Command, &Path)) {
     let _alone = one_at_a_time();
     script("setup-tests.sh");
     if !real.is_empty() {
@@ -95,7 +114,9 @@ fn run(file: &str, examples: &[&str], real: &[&str]) {
     }
     succeed(python().arg(clients().join("make_models.py")).arg(&repository), "make_models.py");
 
-    let server = Server::start(home.path(), &repository);
+    let mut command = Server::command(home.path(), &repository);
+    change(&mut command, home.path());
+    let server = Server::launch(&mut command);
     let out = python()
         .args(["-m", "pytest", "-c"])
         .arg(clients().join("pytest.ini"))

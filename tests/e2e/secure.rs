@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use rcgen::SanType;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
@@ -139,6 +140,46 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// What the certificate says is who the caller is, on every port and in both protocols.
+#[test]
+fn a_certificate_is_a_caller() {
+    let authority = Authority::new();
+    let home = home(&authority);
+    fs::write(home.path().join("ca.pem"), &authority.certificate).expect("written");
+    let ca = home.path().join("ca.pem");
+    let named = |name: &'static str| {
+        authority.issue(|params| {
+            params.subject_alt_names.insert(0, SanType::URI(name.try_into().expect("ASCII")));
+        })
+    };
+    let [known, unknown] = [named("spiffe://house/search"), named("spiffe://house/else")];
+    let server = launch(
+        &home,
+        &[
+            ("ONNXD_TLS_CLIENT_CA", ca.to_str().expect("a path")),
+            ("ONNXD_TLS_CLIENT_CERTIFICATES", "optional"),
+            (
+                "ONNXD_AUTH_CALLERS",
+                "[{name: search, certificates: ['spiffe://house/search'], roles: [infer]}]",
+            ),
+        ],
+    );
+    let body = http::four(1.0).to_string();
+    for address in [&server.http, &server.grpc] {
+        for (pair, status, code) in
+            [(Some(&known), 200, 0), (Some(&unknown), 401, 16), (None, 401, 16)]
+        {
+            let client = authority.client(pair);
+            let mut one = client.connect(address).expect("the server listens");
+            let answer = one.ask("POST", &infer_path("versioned"), "", body.as_bytes());
+            assert_eq!(answer.status, status);
+            let two = Grpc::connect_tls(address, &client);
+            assert_eq!(two.infer("", &grpc::four("versioned", 1.0)).code, code);
+        }
+    }
+    server.stop();
 }
 
 #[test]
