@@ -46,6 +46,16 @@ fn tritonclient_tls() {
 }
 
 #[test]
+fn streaming() {
+    run("test_streaming.py", &EXAMPLES, &[]);
+}
+
+#[test]
+fn extensions() {
+    run("test_extensions.py", &EXAMPLES, &[]);
+}
+
+#[test]
 fn answers() {
     run("test_answers.py", &EXAMPLES, &REAL);
 }

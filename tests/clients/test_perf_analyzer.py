@@ -13,6 +13,7 @@ WAYS = {
     "http-binary": ["-i", "http", "-u", HTTP],
     "http-json": ["-i", "http", "-u", HTTP, "--input-tensor-format", "json", "--output-tensor-format", "json"],
     "grpc": ["-i", "grpc", "-u", GRPC],
+    "grpc-streaming": ["-i", "grpc", "-u", GRPC, "--streaming"],
 }
 
 

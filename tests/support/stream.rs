@@ -52,10 +52,16 @@ impl http_body::Body for Requests {
 impl Stream {
     /// Opens a call of ModelStreamInfer.
     pub fn infer(address: &str, headers: &[(&str, &str)]) -> Stream {
-        Stream::open(address, "/inference.GRPCInferenceService/ModelStreamInfer", headers)
+        Stream::open(address, "/inference.GRPCInferenceService/ModelStreamInfer", headers, b"")
     }
 
-    pub fn open(address: &str, path: &str, headers: &[(&str, &str)]) -> Stream {
+    /// `first`: what goes out with the head, for methods that answer nothing before they are asked.
+    pub fn open(
+        address: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        first: &'static [u8],
+    ) -> Stream {
         let mut request = Request::post(format!("http://test{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
@@ -63,6 +69,9 @@ impl Stream {
             request = request.header(*name, *value);
         }
         let (requests, receiver) = mpsc::unbounded_channel();
+        if !first.is_empty() {
+            requests.send(Bytes::from_static(first)).expect("nobody has closed it");
+        }
         let request = request.body(Requests(receiver)).expect("a request");
         let address = address.to_owned();
         let (parts, answers) = runtime().block_on(async move {
@@ -102,28 +111,28 @@ impl Stream {
 
     /// The next message, or how the stream ended.
     pub fn message(&mut self) -> Result<Bytes, Ended> {
-        let patient = tokio::time::timeout(Duration::from_secs(60), async {
-            loop {
-                if let Some(length) = self.read.get(1..5) {
-                    let length = u32::from_be_bytes(length.try_into().expect("four")) as usize;
-                    if self.read.len() >= 5 + length {
-                        self.read.advance(5);
-                        return Ok(self.read.split_to(length).freeze());
-                    }
-                }
-                match self.answers.frame().await.map(|frame| frame.expect("a stream")) {
-                    Some(frame) if frame.is_data() => {
-                        self.read.extend_from_slice(&frame.into_data().expect("data"));
-                    }
-                    Some(trailers) => {
-                        return Err(ended(&trailers.into_trailers().expect("trailers")));
-                    }
-                    None => return Err(ended(&self.head)),
+        // Made inside of the runtime, whose clock it needs.
+        let patient = async { tokio::time::timeout(Duration::from_secs(60), self.next()).await };
+        runtime().block_on(patient).expect("an answer in time")
+    }
+
+    async fn next(&mut self) -> Result<Bytes, Ended> {
+        loop {
+            if let Some(length) = self.read.get(1..5) {
+                let length = u32::from_be_bytes(length.try_into().expect("four")) as usize;
+                if self.read.len() >= 5 + length {
+                    self.read.advance(5);
+                    return Ok(self.read.split_to(length).freeze());
                 }
             }
-        });
-        // Made inside of the runtime, whose clock it needs.
-        runtime().block_on(async { patient.await }).expect("an answer in time")
+            match self.answers.frame().await.map(|frame| frame.expect("a stream")) {
+                Some(frame) if frame.is_data() => {
+                    self.read.extend_from_slice(&frame.into_data().expect("data"));
+                }
+                Some(trailers) => return Err(ended(&trailers.into_trailers().expect("trailers"))),
+                None => return Err(ended(&self.head)),
+            }
+        }
     }
 
     /// The next message of ModelStreamInfer.
