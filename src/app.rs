@@ -258,6 +258,7 @@ impl Server {
             limits: body_limits(config),
             budget: engine.budget.clone(),
             log_format: config.log.format,
+            traced: config.tracing.share(),
         };
         let observer = observer(config)?;
         let watched = observer.as_ref();

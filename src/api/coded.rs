@@ -21,7 +21,7 @@ use super::{
     body::{self, Body, Chunks},
     encoding::{self, WORTH},
     errors::{grpc_status, http_response},
-    grpc::is_grpc,
+    grpc::spoken,
     state::Api,
 };
 use crate::{
@@ -116,8 +116,7 @@ fn announce(headers: &mut HeaderMap, coding: Coding) {
 
 /// The layer before every router: what comes in compressed is handed on plain, and answers are compressed as asked for.
 pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response<Routed> {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| is_grpc(kind.as_bytes())) {
+    if spoken(request.headers()) {
         return grpc(&api, request, next).await;
     }
     http(&api, request, next).await.unwrap_or_else(|error| {

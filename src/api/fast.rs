@@ -59,11 +59,11 @@ pub enum Lane {
 impl Lane {
     /// Chosen from the head alone, before anything waits: a future that waits carries no headers around.
     pub fn of(request: Request<Incoming>) -> Lane {
-        if is_grpc(request.headers()) && request.uri().path() == GRPC_INFER {
+        if grpc::spoken(request.headers()) && request.uri().path() == GRPC_INFER {
             return Lane::Grpc { call: Call::of(request.headers()), body: request.into_body() };
         }
         let post = request.method() == Method::POST;
-        if post && request.uri().path() == GRPC_STREAM && is_grpc(request.headers()) {
+        if post && request.uri().path() == GRPC_STREAM && grpc::spoken(request.headers()) {
             let call = streaming::Call::of(request.headers());
             return Lane::Stream { call, body: request.into_body() };
         }
@@ -118,10 +118,6 @@ async fn route(
     }
     let response = front.router.clone().oneshot(request).await?;
     Ok(response.map(Body::Routed))
-}
-
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
 }
 
 // ---- gRPC

@@ -101,6 +101,7 @@ pub fn api() -> Api {
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
         log_format: Format::Text,
+        traced: None,
     }
 }
 

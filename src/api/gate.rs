@@ -279,8 +279,7 @@ fn first(fits: impl Fn(Code) -> bool) -> Code {
 
 /// A refusal in the words of the caller's protocol.
 fn refusal<B>(request: &Request<B>, error: &Error) -> Box<Response<Body>> {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| grpc::is_grpc(kind.as_bytes())) {
+    if grpc::spoken(request.headers()) {
         return Box::new(errors::grpc_status(error).into_http());
     }
     let mut answer = errors::http_response(error).map(Body::Routed);

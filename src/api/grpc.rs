@@ -69,7 +69,7 @@ where
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    if !http::speaks_grpc(&request) {
+    if !spoken(request.headers()) {
         return http_response(&Error::new(
             Code::UnsupportedMedia,
             "expected the content type application/grpc on the path of a gRPC method",
@@ -98,7 +98,7 @@ fn blamed<B>(mut response: Response<B>) -> Response<B> {
 }
 
 /// Whether this content type is gRPC's (and not gRPC-Web's).
-pub fn is_grpc(content_type: &[u8]) -> bool {
+fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))

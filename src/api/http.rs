@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{FromRequestParts, Path, Request, State, rejection::BytesRejection},
-    http::{Method, Response, StatusCode, Uri, header, request::Parts},
+    http::{Method, Response, StatusCode, Uri, request::Parts},
     middleware,
     response::IntoResponse,
     routing::{get, post},
@@ -342,15 +342,9 @@ async fn unregister() -> StatusCode {
     StatusCode::OK
 }
 
-/// Whether the caller speaks gRPC, whatever the path.
-pub fn speaks_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()))
-}
-
 async fn unknown_path(request: Request) -> Response<Body> {
     let path = request.uri().path();
-    if speaks_grpc(&request) {
+    if grpc::spoken(request.headers()) {
         return grpc::unknown_method(path);
     }
     http_response(&Error::new(Code::UnknownRoute, format!("there is no path {}", shown(path))))

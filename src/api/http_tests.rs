@@ -1,6 +1,6 @@
 //! What clients see of the HTTP routes, through the router of a data port.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;

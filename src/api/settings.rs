@@ -54,11 +54,12 @@ struct LogSettings {
     log_format: Option<Format>,
 }
 
-/// What is traced: nothing.
-pub fn trace() -> Settings {
+/// What is traced, in Triton's words: nothing, or one request of so many where spans are sent for a share of them.
+pub fn trace(share: Option<f64>) -> Settings {
+    let share = share.filter(|share| *share > 0.0);
     object(&TraceSettings {
-        trace_level: Some(vec!["OFF".into()]),
-        trace_rate: Some("0".into()),
+        trace_level: Some(vec![share.map_or("OFF", |_| "TIMESTAMPS").into()]),
+        trace_rate: Some(share.map_or(0, |share| (1.0 / share).round() as u64).to_string()),
         trace_count: Some("0".into()),
         log_frequency: Some("0".into()),
         trace_file: Some(String::new()),
@@ -128,7 +129,7 @@ impl Api {
         if !model.is_empty() {
             self.table.load().model(model)?;
         }
-        let current = trace();
+        let current = trace(self.traced);
         unchanged(&current, asked)?;
         Ok(current)
     }
@@ -306,7 +307,7 @@ mod tests {
 
     #[test]
     fn nothing_is_changed() {
-        let current = trace();
+        let current = trace(None);
         let code = |asked: Value| unchanged(&current, &object(&asked)).map_err(|error| error.code);
         assert_eq!(unchanged(&current, &current), Ok(()));
         assert_eq!(code(json!({ "trace_file": null, "trace_level": ["OFF"] })), Ok(()));

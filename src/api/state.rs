@@ -61,6 +61,8 @@ pub struct Api {
     pub budget: Arc<Budget>,
     /// How the log's lines look, for the settings of the logging extension.
     pub log_format: Format,
+    /// The share of requests that get a span, for those of the trace extension; `None`: there are no spans.
+    pub traced: Option<f64>,
 }
 
 impl Api {

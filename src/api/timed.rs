@@ -13,7 +13,7 @@ use http_body_util::Limited;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{body::BodyLimits, fast};
+use super::{body::BodyLimits, grpc};
 
 /// The calls whose requests are a stream of messages: they may take hours, and cost a stream meanwhile.
 const STREAMED: [&str; 2] = ["/ModelStreamInfer", "/ServerReflectionInfo"];
@@ -23,7 +23,7 @@ pub fn request(request: Request<Incoming>, limits: BodyLimits) -> Request<axum::
     let streamed = STREAMED.iter().any(|call| request.uri().path().ends_with(call));
     let timeout = (!streamed).then_some(limits.timeout);
     // A call of gRPC may be many messages: each is held to the size where it is read.
-    let max = if fast::is_grpc(request.headers()) { usize::MAX } else { limits.max_bytes };
+    let max = if grpc::spoken(request.headers()) { usize::MAX } else { limits.max_bytes };
     request.map(|body| {
         let body = Limited::new(body, max);
         axum::body::Body::new(Timed { body, timeout, sleep: None })

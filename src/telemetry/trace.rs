@@ -48,6 +48,11 @@ impl Default for TraceOptions {
 }
 
 impl TraceOptions {
+    /// The share of requests that get a span; `None`: none does.
+    pub fn share(&self) -> Option<f64> {
+        (!self.otlp_endpoint.is_empty()).then_some(self.sample_ratio)
+    }
+
     /// # Errors
     /// What is wrong, if anything.
     pub fn check(&self) -> Result<(), String> {
