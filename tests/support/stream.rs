@@ -26,16 +26,19 @@ pub struct Ended {
     pub message: String,
 }
 
+/// Messages that may wait to be sent: more than any test has.
+const WAITING: usize = 1 << 14;
+
 /// An open call. Dropped, it leaves: its connection ends.
 pub struct Stream {
-    requests: Option<mpsc::UnboundedSender<Bytes>>,
+    requests: Option<mpsc::Sender<Bytes>>,
     answers: Incoming,
     read: BytesMut,
     head: HeaderMap,
 }
 
 /// What is to be sent, as a body.
-struct Requests(mpsc::UnboundedReceiver<Bytes>);
+struct Requests(mpsc::Receiver<Bytes>);
 
 impl http_body::Body for Requests {
     type Data = Bytes;
@@ -68,9 +71,9 @@ impl Stream {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (requests, receiver) = mpsc::unbounded_channel();
+        let (requests, receiver) = mpsc::channel(WAITING);
         if !first.is_empty() {
-            requests.send(Bytes::from_static(first)).expect("nobody has closed it");
+            requests.try_send(Bytes::from_static(first)).expect("nobody has closed it");
         }
         let request = request.body(Requests(receiver)).expect("a request");
         let address = address.to_owned();
@@ -101,7 +104,9 @@ impl Stream {
     pub fn send_bytes(&self, bytes: impl Into<Bytes>) {
         let requests = self.requests.as_ref().expect("not finished");
         // A server that has ended the stream takes nothing further.
-        let _ = requests.send(bytes.into());
+        if let Err(mpsc::error::TrySendError::Full(_)) = requests.try_send(bytes.into()) {
+            panic!("more than {WAITING} messages wait to be sent");
+        }
     }
 
     /// Says that nothing further will be sent.
