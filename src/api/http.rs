@@ -12,7 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
@@ -231,17 +231,15 @@ async fn model_ready(State(api): State<Arc<Api>>, target: Target) -> Outcome {
 
 // The fast lane takes these before they come here; here the route gives wrong verbs their answer, and the document its entry.
 /// Answer an inference request, sent as JSON or with binary tensors
+///
+/// The same JSON may be followed by the bytes of binary tensors, in a body of type `application/octet-stream` whose header
+/// `Inference-Header-Content-Length` says how many bytes are JSON.
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
     params(
-        ("Inference-Header-Content-Length" = Option<u64>, Header, nullable = false, format = "uint64",
-            description = "Bytes of JSON at the head of a body with binary tensors"),
         ("X-Request-Timeout-Ms" = Option<u64>, Header, nullable = false, format = "uint64",
             description = "Milliseconds after which the answer is worth nothing"),
     ),
-    request_body(content(
-        (InferRequest = "application/json", example = example_request),
-        (inline(Binary) = "application/octet-stream"),
-    )),
+    request_body(content = InferRequest, content_type = "application/json", example = example_request),
     responses(
         (status = 200, description = "The outputs, as JSON or with binary tensors", content(
             (InferResponse = "application/json"),
@@ -310,10 +308,12 @@ async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>)
     let asked = if body.trim_ascii().is_empty() {
         IndexRequest::default()
     } else {
-        let read = serde_json::from_slice::<Option<IndexRequest>>(&body).map_err(|error| {
-            Error::invalid(format!("the body is not as in {{\"ready\": true}}: {error}"))
-        })?;
-        read.unwrap_or_default()
+        // By way of a map: a struct would be read from an array too.
+        serde_json::from_slice::<Option<Map<String, Value>>>(&body)
+            .and_then(|read| serde_json::from_value(Value::Object(read.unwrap_or_default())))
+            .map_err(|error| {
+                Error::invalid(format!("the body is not as in {{\"ready\": true}}: {error}"))
+            })?
     };
     let index = answers::repository_index(&api.table.load(), asked.ready);
     Ok(reply(StatusCode::OK, &index.models))

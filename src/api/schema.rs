@@ -93,7 +93,7 @@ impl PartialSchema for Datatype {
 
 impl ToSchema for Datatype {}
 
-/// An inference request; with binary tensors, the JSON at the head of the body
+/// An inference request as JSON
 #[derive(ToSchema)]
 pub struct InferRequest {
     /// Comes back in the answer.
@@ -112,15 +112,8 @@ pub struct InferInput {
     pub name: String,
     pub datatype: Datatype,
     pub shape: Vec<u64>,
-    pub parameters: Option<InputParameters>,
-    /// Row-major, flat or nested as the shape is; absent for a binary tensor.
-    pub data: Option<Vec<Element>>,
-}
-
-#[derive(ToSchema)]
-pub struct InputParameters {
-    /// Bytes of this input's binary data, which follows the JSON.
-    pub binary_data_size: Option<u64>,
+    /// Row-major, flat or nested as the shape is.
+    pub data: Vec<Element>,
 }
 
 #[derive(ToSchema)]
@@ -133,6 +126,7 @@ pub struct WantedOutput {
 #[derive(ToSchema)]
 pub struct OutputParameters {
     /// Whether the output comes as bytes after the JSON.
+    #[schema(nullable = false)]
     pub binary_data: Option<bool>,
 }
 

@@ -211,15 +211,16 @@ async fn write_log(State(api): State<Arc<Api>>, body: Sent) -> Outcome {
     Ok(reply(StatusCode::OK, &api.log_settings(&asked(body)?)?))
 }
 
-/// The settings of a body; an empty one asks for nothing.
+/// The settings of a body; an empty one, or null, asks for nothing.
 fn asked(body: Sent) -> Result<Settings, Error> {
     let body = whole(body)?;
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(&body).map_err(|error| {
+    let read = serde_json::from_slice::<Option<Settings>>(&body).map_err(|error| {
         Error::invalid(format!("the body is no JSON object of settings with their values: {error}"))
-    })
+    })?;
+    Ok(read.unwrap_or_default())
 }
 
 // ---- gRPC
