@@ -148,9 +148,8 @@ impl Pool {
         match result {
             Ok(pushed) => {
                 let short = pushed.least.is_some_and(|least| least <= RESERVE_COST);
-                if pushed.runnable {
-                    self.wake(idle, short);
-                }
+                let main = if pushed.runnable { idle[0] } else { 0 };
+                self.wake([main, idle[1]], short);
                 Ok(())
             }
             Err((refusal, job, again)) => {
@@ -184,12 +183,13 @@ impl Pool {
         loop {
             let next = inner.schedule.next(now(), lane, taken);
             if let Next::Run(ticket) = next {
-                let idle = inner.idle;
+                let [main, reserve] = inner.idle;
+                let main = if inner.schedule.full() { 0 } else { main };
                 let more = inner.schedule.active() > 0;
                 drop(inner);
-                // Another batch may be due already: whoever is idle looks too.
+                // Another batch may be due already: whoever is idle, and may run one, looks too.
                 if more {
-                    self.wake(idle, true);
+                    self.wake([main, reserve], true);
                 }
                 return Work::Run(ticket);
             }

@@ -75,7 +75,7 @@ pub struct Ticket {
 pub struct Pushed {
     /// An idle executor of the main lane would find something to run or to wait for.
     pub runnable: bool,
-    /// What the queue's smallest run is expected to take: whether a reserve executor is worth waking.
+    /// What the queue's smallest run is expected to take: whether a reserve executor is worth waking. `None`: it is not.
     pub least: Option<Duration>,
 }
 
@@ -219,7 +219,9 @@ impl<T: Abandoned> Schedule<T> {
         let active = self.entries[slot as usize].as_ref().and_then(|e| e.active);
         Ok(active.map_or(Pushed { runnable: false, least: None }, |at| {
             let active = &self.active[at];
-            let least = (active.least < u64::MAX).then(|| Duration::from_nanos(active.least));
+            // The reserve runs it whether or not an executor of the main lane is free.
+            let reserve = !active.capped && active.least < u64::MAX;
+            let least = reserve.then(|| Duration::from_nanos(active.least));
             Pushed { runnable: !active.capped && self.fits(active), least }
         }))
     }
@@ -375,6 +377,11 @@ impl<T: Abandoned> Schedule<T> {
             Some(at) if lane == Lane::Main && !self.fits(&self.active[at]) => Err(until),
             best => best.ok_or(until),
         }
+    }
+
+    /// Whether the runs under way hold every executor of the main lane.
+    pub fn full(&self) -> bool {
+        self.held >= self.lanes.main.max(1)
     }
 
     /// Whether enough executors of the main lane are free for the queue's next run.

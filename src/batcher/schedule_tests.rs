@@ -181,6 +181,27 @@ fn a_wide_run_waits_for_the_executors_that_it_holds() {
 }
 
 #[test]
+fn while_every_executor_is_busy_the_reserve_is_woken_for_what_is_short() {
+    let mut schedule: Schedule<Job> = Schedule::new(Lanes { main: 1, reserve: Some(ms(5)) });
+    let (long, short) = (QueueId(0), QueueId(1));
+    schedule.add(long, config(Some(ms(1000))));
+    schedule.add(short, config(Some(ms(1))));
+    let push = |schedule: &mut Schedule<Job>, id: QueueId| {
+        let job = job(id.0 as usize, Tick(0));
+        schedule.push(id, Tick(0), job, &mut Vec::new()).ok().unwrap()
+    };
+    assert!(push(&mut schedule, long).runnable);
+    let mut taken = Taken::default();
+    let Next::Run(_) = schedule.next(Tick(0), MAIN, &mut taken) else { panic!("it runs") };
+    assert!(schedule.full());
+    let pushed = push(&mut schedule, short);
+    assert!(!pushed.runnable && pushed.least.is_some_and(|least| least <= ms(5)), "{pushed:?}");
+    taken.members.clear();
+    let next = schedule.next(Tick(0), RESERVE, &mut taken);
+    assert!(matches!(&next, Next::Run(ticket) if ticket.id == short), "{next:?}");
+}
+
+#[test]
 fn a_long_model_leaves_a_small_one_its_milliseconds() {
     let loads = || {
         let long = Load::new(ms(500), 16);
