@@ -1,0 +1,137 @@
+//! What a run will do, resolved and checked: values only, so that what draws it up and what carries it out meet here.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// Which form of the protocol carries the tensors.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// `ModelInfer` over HTTP/2.
+    Grpc,
+    /// HTTP/1.1, tensors as JSON.
+    Json,
+    /// HTTP/1.1, tensors as raw bytes behind a JSON head (`Inference-Header-Content-Length`).
+    Binary,
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// What to check of a server's certificate, where TLS is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM of the authorities to trust; the system's where there is none.
+    pub authority: Option<PathBuf>,
+    /// PEM of our own certificate and its key, where the server asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// One server, spoken to in one protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub protocol: Protocol,
+    pub address: Address,
+    pub tls: Option<Tls>,
+    /// The `Host` header, `:authority` over HTTP/2.
+    pub authority: String,
+}
+
+/// One request, ready for the wire; the same bytes each time it is sent.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Index into `Plan::variants`: what it is counted under.
+    pub variant: usize,
+    pub wire: Wire,
+    /// What a right answer is, where it is known.
+    pub expected: Option<Arc<dyn Check>>,
+}
+
+/// The bytes of a request.
+#[derive(Clone, Debug)]
+pub enum Wire {
+    /// Head and body of an HTTP/1.1 request.
+    Http(Arc<[u8]>),
+    /// An HTTP/2 header block without references to the dynamic table, and the gRPC message with its five bytes of prefix.
+    Grpc { headers: Arc<[u8]>, message: Arc<[u8]> },
+}
+
+/// Holds an answer against what was expected. Called on the generator's thread, off the clock: after the answer's moment was taken.
+pub trait Check: Send + Sync + std::fmt::Debug {
+    /// `body`: for HTTP the answer's body, with `header_length` of its `Inference-Header-Content-Length` where it has one; for gRPC the
+    /// message without its prefix. The error says in a line which output differs, what was expected and what came.
+    fn check(&self, body: &[u8], header_length: Option<usize>) -> Result<(), String>;
+}
+
+/// What requests are counted under: a model, a version, a shape, an entry of the mix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    pub name: String,
+    pub model: String,
+    pub version: Option<String>,
+    /// Its share of the mix, relative to the others'.
+    pub weight: f64,
+    /// Instances (rows of the first axis) in each of its requests.
+    pub rows: u64,
+    /// Indices into `Plan::requests`, taken in turn.
+    pub requests: Vec<usize>,
+}
+
+/// When requests are due.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arrivals {
+    /// Independent arrivals: exponential gaps. Requests a second.
+    Poisson { rate: f64 },
+    /// Equal gaps. Requests a second.
+    Constant { rate: f64 },
+    /// `size` requests at once, every `every`.
+    Bursts { size: u64, every: Duration },
+    /// The rate moves in a straight line over the phase; Poisson around it, or equal spacing.
+    Ramp { from: f64, to: f64, poisson: bool },
+    /// The rate holds for `hold`, then moves to the next; Poisson around it, or equal spacing.
+    Steps { rates: Vec<f64>, hold: Duration, poisson: bool },
+    /// Recorded moments, from the phase's start.
+    Trace { at: Arc<[Duration]> },
+    /// So many callers, each of which waits for its answer, thinks, and asks again.
+    Closed { callers: usize, think: Duration },
+}
+
+/// When a phase is over (what is in flight is waited for, up to `Plan::timeout`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    pub duration: Option<Duration>,
+    pub requests: Option<u64>,
+}
+
+/// A stretch of the run with one way of arriving.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    pub name: String,
+    pub arrivals: Arrivals,
+    pub until: Until,
+    /// Answers are waited for but count for nothing.
+    pub warm_up: bool,
+}
+
+/// A run, whole.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub target: Target,
+    pub phases: Vec<Phase>,
+    pub variants: Vec<Variant>,
+    pub requests: Vec<Prepared>,
+    /// Decides arrivals and the mix: the same seed, the same load.
+    pub seed: u64,
+    /// Connections, dealt out among the threads.
+    pub connections: usize,
+    /// Requests in flight on one connection at most (1 over HTTP/1.1).
+    pub streams: usize,
+    pub threads: usize,
+    /// After this, counted from its schedule, a request counts as failed and is given up.
+    pub timeout: Duration,
+}
