@@ -22,6 +22,7 @@ use super::{
     encoding::{self, WORTH},
     errors::{grpc_status, http_response},
     grpc::spoken,
+    heads::{self, Heads},
     state::Api,
 };
 use crate::{
@@ -128,7 +129,7 @@ pub async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) ->
 
 async fn http(api: &Api, mut request: Request, next: Next) -> Result<Response<Routed>, Error> {
     let mut charge = api.budget.charge();
-    let coding = encoding::of_body(request.headers())?;
+    let coding = encoding::of_body(&Heads::of(request.headers()))?;
     if coding != Coding::Identity && !request.body().is_end_stream() {
         let (mut parts, body) = request.into_parts();
         let plain = body::read_coded(body, coding, api.limits, &mut charge).await?;
@@ -139,7 +140,8 @@ async fn http(api: &Api, mut request: Request, next: Next) -> Result<Response<Ro
     // Why not the protocol's own routes: an unmodified tritonclient.http.aio asks for gzip with every request (its HTTP library
     // does) and can read it in answers to infer only. Triton compresses those alone, too.
     let plain = request.method() == Method::HEAD || request.uri().path().starts_with("/v2");
-    let coding = if plain { Coding::Identity } else { encoding::accepted(request.headers()) };
+    let coding =
+        if plain { Coding::Identity } else { encoding::accepted(&Heads::of(request.headers())) };
     let answer = next.run(request).await;
     // Only what is here whole: a stream goes out as it comes.
     let size = answer.body().size_hint().exact().unwrap_or(0);
@@ -157,7 +159,7 @@ async fn http(api: &Api, mut request: Request, next: Next) -> Result<Response<Ro
 }
 
 async fn grpc(api: &Api, request: Request, next: Next) -> Response<Routed> {
-    let messages = match encoding::of_call(request.headers()) {
+    let messages = match encoding::of_call(&Heads::of(request.headers())) {
         Ok(messages) => messages,
         Err(error) => {
             registry().refused(error.code);
@@ -166,18 +168,18 @@ async fn grpc(api: &Api, request: Request, next: Next) -> Response<Routed> {
     };
     let (mut parts, body) = request.into_parts();
     // tonic refuses what it did not decompress itself; it never sees any.
-    parts.headers.remove(encoding::GRPC_ENCODING);
+    parts.headers.remove(heads::GRPC_ENCODING);
     let reader = Reader::new(body, api.limits.max_bytes, messages.sent, &api.budget);
     let body = Routed::new(Recoded::new(reader, Coding::Identity));
     let (mut parts, body) = next.run(Request::from_parts(parts, body)).await.into_parts();
     parts
         .headers
-        .insert(encoding::GRPC_ACCEPT_ENCODING, HeaderValue::from_static(encoding::GRPC_ACCEPTED));
+        .insert(heads::GRPC_ACCEPT_ENCODING, HeaderValue::from_static(encoding::GRPC_ACCEPTED));
     if messages.answer == Coding::Identity || body.is_end_stream() {
         return Response::from_parts(parts, body);
     }
     let name = HeaderValue::from_static(messages.answer.name());
-    parts.headers.insert(encoding::GRPC_ENCODING, name);
+    parts.headers.insert(heads::GRPC_ENCODING, name);
     // Ours: as large as they come.
     let reader = Reader::new(body, usize::MAX, Coding::Identity, &api.budget);
     Response::from_parts(parts, Routed::new(Recoded::new(reader, messages.answer)))

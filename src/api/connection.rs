@@ -29,6 +29,7 @@ use super::{
     framing::Fault,
     patience::{Limits, Patience},
     peer::Peer,
+    seldom::Seldom,
     stream::{Plain, Stream, Watched},
     tls::Tls,
 };
@@ -106,11 +107,16 @@ pub async fn serve<A: Answer>(
     let builder = builder(options);
     let io = TokioIo::new(Watched::new(stream, activity.clone(), options.max_header_bytes));
     let mut served = pin!(builder.serve_connection(io, service));
+    let mut interruption = pin!(Seldom::new(async {
+        tokio::select! {
+            () = shutdown.reached(Phase::Draining) => None,
+            cut = watch(&activity, options.limits) => Some(cut),
+        }
+    }));
     let cut = tokio::select! {
         biased;
         ended = served.as_mut() => return log_end(ended),
-        () = shutdown.reached(Phase::Draining) => None,
-        cut = watch(&activity, options.limits) => Some(cut),
+        cut = interruption.as_mut() => cut,
     };
     if cut.is_none() {
         // Closed under a client that is about to send, its request would be lost: the next answer, if one is asked for

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderName, header};
 
+use super::heads::{GRPC_ACCEPT_ENCODING, Heads};
 use crate::{
     batcher::turn,
     serving::memory::{Budget, Charge},
@@ -17,9 +18,6 @@ use crate::{
 pub const ACCEPTED: &str = "gzip, deflate";
 /// What `grpc-accept-encoding` of an answer says.
 pub const GRPC_ACCEPTED: &str = "identity,gzip,deflate";
-
-pub const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-pub const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Answers below this many bytes are sent as they are: they fit a packet, and compressing them only adds time.
 pub const WORTH: usize = 1024;
@@ -34,9 +32,9 @@ const PIECE_IN: usize = 16 << 10;
 ///
 /// # Errors
 /// `UnsupportedEncoding` for one that is unknown, and for more than one.
-pub fn of_body(headers: &HeaderMap) -> Result<Coding, Error> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Coding::Identity) };
-    let several = headers.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some();
+pub fn of_body(heads: &Heads<'_>) -> Result<Coding, Error> {
+    let Some(value) = heads.content_encoding else { return Ok(Coding::Identity) };
+    let several = heads.all.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some();
     let name = value.to_str().unwrap_or("").trim();
     Coding::parse(name).filter(|_| !several).ok_or_else(|| {
         let message = format!(
@@ -61,8 +59,8 @@ pub struct Messages {
 ///
 /// # Errors
 /// `UnsupportedEncoding` for one that is unknown.
-pub fn of_call(headers: &HeaderMap) -> Result<Messages, Error> {
-    let Some(value) = headers.get(GRPC_ENCODING) else { return Ok(Messages::default()) };
+pub fn of_call(heads: &Heads<'_>) -> Result<Messages, Error> {
+    let Some(value) = heads.grpc_encoding else { return Ok(Messages::default()) };
     let name = value.to_str().unwrap_or("");
     let sent = Coding::parse(name).ok_or_else(|| {
         let message = format!(
@@ -71,18 +69,17 @@ pub fn of_call(headers: &HeaderMap) -> Result<Messages, Error> {
         );
         Error::new(Code::UnsupportedEncoding, message)
     })?;
-    let accepts =
-        items(headers, GRPC_ACCEPT_ENCODING).any(|item| Coding::parse(item) == Some(sent));
+    let accepts = items(heads, GRPC_ACCEPT_ENCODING).any(|item| Coding::parse(item) == Some(sent));
     Ok(Messages { sent, answer: if accepts { sent } else { Coding::Identity } })
 }
 
 /// The coding for an answer over HTTP: of those that `Accept-Encoding` gives the most weight gzip, then deflate, then none.
-pub fn accepted(headers: &HeaderMap) -> Coding {
-    if !headers.contains_key(header::ACCEPT_ENCODING) {
+pub fn accepted(heads: &Heads<'_>) -> Coding {
+    if heads.accept_encoding.is_none() {
         return Coding::Identity;
     }
     let (mut gzip, mut deflate, mut identity, mut other) = (None, None, None, None);
-    for item in items(headers, header::ACCEPT_ENCODING) {
+    for item in items(heads, header::ACCEPT_ENCODING) {
         let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
         let name = name.trim();
         let weight = match Coding::parse(name) {
@@ -107,8 +104,8 @@ pub fn accepted(headers: &HeaderMap) -> Coding {
 }
 
 /// The entries of a header that is a list, over all of its lines.
-fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+fn items<'a>(heads: &Heads<'a>, name: HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = heads.all.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 

@@ -13,6 +13,8 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 
+use http::HeaderMap;
+
 use super::*;
 use crate::serving::memory::Budget;
 
@@ -42,7 +44,7 @@ fn packed(coding: Coding, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_body_has_one_coding_that_is_known() {
-    let of = |lines: &[_]| of_body(&headers(lines));
+    let of = |lines: &[_]| of_body(&Heads::of(&headers(lines)));
     let encoding = "content-encoding";
     assert_eq!(of(&[]), Ok(Coding::Identity));
     for (name, coding) in [
@@ -95,16 +97,20 @@ fn an_answers_coding_is_what_the_client_weighs_most() {
         ("gzip;q=1.", Gzip),
         ("gzip;q=1.001", Identity),
     ] {
-        assert_eq!(accepted(&headers(&[("accept-encoding", accept)])), coding, "{accept}");
+        assert_eq!(
+            accepted(&Heads::of(&headers(&[("accept-encoding", accept)]))),
+            coding,
+            "{accept}"
+        );
     }
-    assert_eq!(accepted(&HeaderMap::new()), Identity);
+    assert_eq!(accepted(&Heads::of(&HeaderMap::new())), Identity);
     let lines = headers(&[("accept-encoding", "br"), ("accept-encoding", "deflate")]);
     assert_eq!(accepted(&lines), Deflate);
 }
 
 #[test]
 fn a_calls_answer_is_coded_in_kind() {
-    let of = |lines: &[_]| of_call(&headers(lines)).map(|m| (m.sent, m.answer));
+    let of = |lines: &[_]| of_call(&Heads::of(&headers(lines))).map(|m| (m.sent, m.answer));
     let (encoding, accept) = ("grpc-encoding", "grpc-accept-encoding");
     let all = "identity, deflate, gzip";
     use Coding::{Deflate, Gzip, Identity};

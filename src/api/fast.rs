@@ -3,7 +3,7 @@
 use std::{cell::RefCell, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -12,6 +12,7 @@ use super::{
     coded, encoding, errors,
     gate::Gate,
     grpc,
+    heads::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, HEADER_LENGTH, Heads, TIMEOUT},
     streaming::{self, Stream},
     timed,
 };
@@ -34,8 +35,6 @@ use crate::{
 
 const GRPC_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const GRPC_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
-const HEADER_LENGTH: &str = "inference-header-content-length";
-const TIMEOUT: &str = "x-request-timeout-ms";
 
 /// What every connection of the data ports shares.
 pub struct Front {
@@ -59,16 +58,19 @@ pub enum Lane {
 impl Lane {
     /// Chosen from the head alone, before anything waits: a future that waits carries no headers around.
     pub fn of(request: Request<Incoming>) -> Lane {
-        if grpc::spoken(request.headers()) && request.uri().path() == GRPC_INFER {
-            return Lane::Grpc { call: Call::of(request.headers()), body: request.into_body() };
-        }
+        let path = request.uri().path();
         let post = request.method() == Method::POST;
-        if post && request.uri().path() == GRPC_STREAM && grpc::spoken(request.headers()) {
-            let call = streaming::Call::of(request.headers());
-            return Lane::Stream { call, body: request.into_body() };
-        }
-        if post && let Some(target) = infer_target(request.uri().path()) {
-            let form = target.and_then(|target| Form::of(request.headers(), target));
+        if path == GRPC_INFER || post && path == GRPC_STREAM {
+            let heads = Heads::of(request.headers());
+            if heads.content_type.is_some_and(|kind| grpc::is_grpc(kind.as_bytes())) {
+                if path == GRPC_INFER {
+                    return Lane::Grpc { call: Call::of(&heads), body: request.into_body() };
+                }
+                let call = streaming::Call::of(&heads);
+                return Lane::Stream { call, body: request.into_body() };
+            }
+        } else if post && let Some(target) = infer_target(path) {
+            let form = target.and_then(|target| Form::of(&Heads::of(request.headers()), target));
             return Lane::Http { form, body: request.into_body() };
         }
         Lane::Router(Box::new(request))
@@ -129,10 +131,10 @@ pub struct Call {
 }
 
 impl Call {
-    fn of(headers: &HeaderMap) -> Result<Call, Error> {
-        let timeout = headers.get("grpc-timeout");
-        let timeout = timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
-        Ok(Call { timeout, messages: encoding::of_call(headers)? })
+    fn of(heads: &Heads<'_>) -> Result<Call, Error> {
+        let timeout =
+            heads.grpc_timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
+        Ok(Call { timeout, messages: encoding::of_call(heads)? })
     }
 }
 
@@ -190,10 +192,9 @@ async fn grpc_packed(
     let smaller = packed.first().is_some_and(|chunk| chunk.first() == Some(&1));
     let mut answer = grpc_head(Body::chunks(packed, Some(ok())));
     let headers = answer.headers_mut();
-    headers
-        .insert(encoding::GRPC_ACCEPT_ENCODING, HeaderValue::from_static(encoding::GRPC_ACCEPTED));
+    headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(encoding::GRPC_ACCEPTED));
     if smaller {
-        headers.insert(encoding::GRPC_ENCODING, HeaderValue::from_static(coding.name()));
+        headers.insert(GRPC_ENCODING, HeaderValue::from_static(coding.name()));
     }
     Ok(answer)
 }
@@ -309,19 +310,19 @@ pub struct Form {
 }
 
 impl Form {
-    fn of(headers: &HeaderMap, target: Target) -> Result<Form, Error> {
-        let coding = encoding::of_body(headers)?;
-        if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+    fn of(heads: &Heads<'_>, target: Target) -> Result<Form, Error> {
+        let coding = encoding::of_body(heads)?;
+        if let Some(kind) = heads.content_type {
             accepted(kind)?;
         }
-        let json_length = number(headers, HEADER_LENGTH, "bytes of JSON")?;
-        let timeout = number(headers, TIMEOUT, "milliseconds")?;
+        let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON")?;
+        let timeout = number(heads.timeout, &TIMEOUT, "milliseconds")?;
         Ok(Form {
             target,
             json_length: json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             timeout: timeout.filter(|&ms| ms > 0).map(Duration::from_millis),
             coding,
-            answer: encoding::accepted(headers),
+            answer: encoding::accepted(heads),
         })
     }
 }
@@ -345,8 +346,12 @@ fn accepted(kind: &HeaderValue) -> Result<(), Error> {
     ))
 }
 
-fn number(headers: &HeaderMap, name: &str, what: &str) -> Result<Option<u64>, Error> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+fn number(
+    value: Option<&HeaderValue>,
+    name: &HeaderName,
+    what: &str,
+) -> Result<Option<u64>, Error> {
+    let Some(value) = value else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {

@@ -98,7 +98,7 @@ fn blamed<B>(mut response: Response<B>) -> Response<B> {
 }
 
 /// Whether this content type is gRPC's (and not gRPC-Web's).
-fn is_grpc(content_type: &[u8]) -> bool {
+pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))

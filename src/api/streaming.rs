@@ -25,6 +25,7 @@ use super::{
     encoding,
     fast::{Front, count_refused},
     gate::Pass,
+    heads::Heads,
     messages::{Frames, Message},
     status,
 };
@@ -57,11 +58,11 @@ pub struct Call {
 impl Call {
     /// # Errors
     /// `InvalidArgument` for a timeout that is none, `UnsupportedEncoding` for an encoding that is unknown.
-    pub fn of(headers: &HeaderMap) -> Result<Call, Error> {
-        let timeout = headers.get("grpc-timeout");
-        let timeout = timeout.map(|value| super::grpc::timeout(value.as_bytes())).transpose()?;
-        let strict = headers.get("triton_grpc_error").is_some_and(|value| value == "true");
-        Ok(Call { timeout, strict, sent: encoding::of_call(headers)?.sent })
+    pub fn of(heads: &Heads<'_>) -> Result<Call, Error> {
+        let timeout =
+            heads.grpc_timeout.map(|value| super::grpc::timeout(value.as_bytes())).transpose()?;
+        let strict = heads.all.get("triton_grpc_error").is_some_and(|value| value == "true");
+        Ok(Call { timeout, strict, sent: encoding::of_call(heads)?.sent })
     }
 }
 
