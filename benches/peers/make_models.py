@@ -109,6 +109,15 @@ def resnet50():
     return g.done("resnet50", [("input", TP.FLOAT, ["N", 3, 224, 224])], [(t, "output", TP.FLOAT, ["N", 1000])])
 
 
+def image_head():
+    """resnet50's input and the size of its output, and nothing to compute between them: what a server spends on the wire."""
+    g = G(5)
+    t = g.op("Flatten", "input", axis=1)
+    bounds = [g.c(np.array([x], np.int64), n) for n, x in (("start", 0), ("end", 1000), ("axis", 1))]
+    t = g.op("Slice", t, *bounds)
+    return g.done("image_head", [("input", TP.FLOAT, ["N", 3, 224, 224])], [(t, "output", TP.FLOAT, ["N", 1000])])
+
+
 def safetensors(path):
     with open(path, "rb") as f:
         (n,) = struct.unpack("<Q", f.read(8))
@@ -237,12 +246,14 @@ def main():
     a.add_argument("--minilm-weights", default=find_minilm())
     a.add_argument("models", nargs="*", default=[])
     o = a.parse_args()
-    want = o.models or ["tabular_mlp", "resnet50", "minilm", "gbdt"]
+    want = o.models or ["tabular_mlp", "resnet50", "image_head", "minilm", "gbdt"]
     for w in want:
         if w == "tabular_mlp":
             save(w, tabular_mlp(), "seed 1")
         elif w == "resnet50":
             save(w, resnet50(), "seed 2, random weights, batch norm folded")
+        elif w == "image_head":
+            save(w, image_head(), "the first 1000 of resnet50's input: its wire without its inference")
         elif w == "minilm":
             save(w, minilm(o.minilm_weights), "all-MiniLM-L6-v2 weights" if o.minilm_weights else "seed 3, random weights")
         elif w == "gbdt":

@@ -27,7 +27,7 @@ for name in ${*:-base clients tools pytriton fastapi mosec models}; do
     }
     ;;
   models)
-    [ -f "$PEERS_HOME/models/resnet50/meta.json" ] || ORT_DISABLE_TELEMETRY=1 "$PEERS_HOME/venv/base/bin/python" "$here/make_models.py"
+    [ -f "$PEERS_HOME/models/gbdt/meta.json" ] && [ -f "$PEERS_HOME/models/image_head/meta.json" ] || ORT_DISABLE_TELEMETRY=1 "$PEERS_HOME/venv/base/bin/python" "$here/make_models.py"
     ;;
   *) environment "$name" ;;
   esac
