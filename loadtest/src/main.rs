@@ -1,12 +1,7 @@
-//! onnxd-loadtest: open-loop load and SLO verification. Not written yet; it says so and fails.
+//! The program: runs the command line.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Where standard error is closed, the exit code still says it.
-    let _ = writeln!(
-        std::io::stderr(),
-        "onnxd-loadtest: not written yet; loadtest/README.md says what it will be"
-    );
-    ExitCode::FAILURE
+    onnxd_loadtest::cli::run(std::env::args_os())
 }

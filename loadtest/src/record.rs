@@ -1,14 +1,14 @@
 //! What a run measured: mergeable without loss across threads, phases and machines.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use hdrhistogram::Histogram;
 
-/// How a request ended, under the names that onnxd's own metrics use where both have one.
+/// How a request ended. Written as text (`ok`, `http_429`, `grpc_8`), so that it can be a key in JSON.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", try_from = "String")]
 pub enum Code {
     Ok,
     /// The answer came, and was not the one expected.
@@ -31,6 +31,57 @@ impl Code {
     /// Whether the server shed the request on purpose: 429, or RESOURCE_EXHAUSTED.
     pub fn shed(&self) -> bool {
         matches!(self, Code::Http(429) | Code::Grpc(8))
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Code::Ok => f.write_str("ok"),
+            Code::Wrong => f.write_str("wrong"),
+            Code::Http(status) => write!(f, "http_{status}"),
+            Code::Grpc(status) => write!(f, "grpc_{status}"),
+            Code::TimedOut => f.write_str("timed_out"),
+            Code::Broken => f.write_str("broken"),
+            Code::Unconnected => f.write_str("unconnected"),
+            Code::Garbled => f.write_str("garbled"),
+        }
+    }
+}
+
+impl FromStr for Code {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Code, String> {
+        let number = |prefix| text.strip_prefix(prefix);
+        let unknown = || format!("'{text}' is no way for a request to end");
+        Ok(match text {
+            "ok" => Code::Ok,
+            "wrong" => Code::Wrong,
+            "timed_out" => Code::TimedOut,
+            "broken" => Code::Broken,
+            "unconnected" => Code::Unconnected,
+            "garbled" => Code::Garbled,
+            _ => match (number("http_"), number("grpc_")) {
+                (Some(status), _) => Code::Http(status.parse().map_err(|_| unknown())?),
+                (_, Some(status)) => Code::Grpc(status.parse().map_err(|_| unknown())?),
+                _ => return Err(unknown()),
+            },
+        })
+    }
+}
+
+impl From<Code> for String {
+    fn from(code: Code) -> String {
+        code.to_string()
+    }
+}
+
+impl TryFrom<String> for Code {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Code, String> {
+        text.parse()
     }
 }
 
@@ -66,6 +117,45 @@ impl Times {
     /// Values and how often they occurred, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().copied()
+    }
+
+    /// The value that a share `quantile` (0 to 1) of all do not exceed; 0 where there are none.
+    pub fn quantile(&self, quantile: f64) -> u64 {
+        let rank = ((self.count() as f64 * quantile).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (value, count) in self.iter() {
+            seen += count;
+            if seen >= rank {
+                return value;
+            }
+        }
+        self.0.last().map_or(0, |(value, _)| *value)
+    }
+
+    /// The mean; 0 where there is nothing.
+    pub fn mean(&self) -> f64 {
+        let sum: f64 = self.iter().map(|(value, count)| value as f64 * count as f64).sum();
+        sum / (self.count().max(1) as f64)
+    }
+
+    /// How many are no greater than `value` (to the width of a bucket, 0.1%).
+    pub fn up_to(&self, value: u64) -> u64 {
+        self.iter().take_while(|(v, _)| *v <= value).map(|(_, count)| count).sum()
+    }
+
+    /// Many put together at once: cheaper than merging them one after the other.
+    pub fn sum<'a>(parts: impl IntoIterator<Item = &'a Times>) -> Times {
+        let mut all: Vec<(u64, u64)> =
+            parts.into_iter().flat_map(|part| part.0.iter().copied()).collect();
+        all.sort_unstable_by_key(|(value, _)| *value);
+        all.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 += next.1;
+            }
+            same
+        });
+        Times(all)
     }
 
     pub fn merge(&mut self, other: &Times) {
@@ -112,11 +202,31 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Many put together at once.
+    pub fn sum<'a>(parts: impl IntoIterator<Item = &'a Cell> + Clone) -> Cell {
+        let times = |of: fn(&Cell) -> &Times| Times::sum(parts.clone().into_iter().map(of));
+        let mut sum = Cell {
+            latency: times(|c| &c.latency),
+            service: times(|c| &c.service),
+            lag: times(|c| &c.lag),
+            ..Cell::default()
+        };
+        for part in parts {
+            sum.count(part);
+        }
+        sum
+    }
+
     /// Adds what another thread, stretch or machine measured of the same thing.
     pub fn merge(&mut self, other: &Cell) {
         self.latency.merge(&other.latency);
         self.service.merge(&other.service);
         self.lag.merge(&other.lag);
+        self.count(other);
+    }
+
+    /// Adds everything but the times.
+    fn count(&mut self, other: &Cell) {
         for (code, n) in &other.codes {
             *self.codes.entry(code.clone()).or_default() += n;
         }
@@ -150,4 +260,60 @@ pub struct Measured {
     pub interrupted: bool,
     /// The first wrong or failed answers, in words, a few of each kind.
     pub examples: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(values: &[u64]) -> Times {
+        let mut histogram = histogram();
+        for value in values {
+            histogram.saturating_record(*value);
+        }
+        Times::of(&histogram)
+    }
+
+    #[test]
+    fn quantiles_are_ranks() {
+        let hundred = times(&(1..=100).collect::<Vec<_>>());
+        for (quantile, value) in [(0.0, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)] {
+            assert_eq!(hundred.quantile(quantile), value, "{quantile}");
+        }
+        assert_eq!(hundred.mean(), 50.5);
+        assert_eq!((hundred.up_to(0), hundred.up_to(7), hundred.up_to(1000)), (0, 7, 100));
+        assert_eq!((Times::default().quantile(0.5), Times::default().mean()), (0, 0.0));
+    }
+
+    #[test]
+    fn a_sum_is_what_merging_gives() {
+        let parts = [times(&[5, 5, 900_000]), times(&[]), times(&[7, 900_000, 12]), times(&[5])];
+        let mut merged = Times::default();
+        for part in &parts {
+            merged.merge(part);
+        }
+        assert_eq!(Times::sum(&parts), merged);
+        assert_eq!(merged.count(), 7);
+    }
+
+    #[test]
+    fn codes_are_keys_in_json() {
+        let codes = [
+            Code::Ok,
+            Code::Wrong,
+            Code::Http(429),
+            Code::Grpc(8),
+            Code::TimedOut,
+            Code::Broken,
+            Code::Unconnected,
+            Code::Garbled,
+        ];
+        let cell = Cell { codes: codes.into_iter().zip(1..).collect(), ..Cell::default() };
+        let text = serde_json::to_string(&cell).unwrap();
+        assert!(text.contains("\"http_429\":3"), "{text}");
+        assert_eq!(serde_json::from_str::<Cell>(&text).unwrap(), cell);
+        for wrong in ["", "http_", "http_99999", "grpc_x", "Ok"] {
+            assert!(wrong.parse::<Code>().is_err(), "{wrong}");
+        }
+    }
 }
