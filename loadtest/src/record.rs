@@ -254,6 +254,8 @@ pub struct Interval {
 pub struct Measured {
     /// By phase and tenth of a second of the due moment, then by variant.
     pub stretches: BTreeMap<(usize, u64), BTreeMap<usize, Cell>>,
+    /// When each phase's clock began, in nanoseconds since `run` was called: what places a scrape or an event in a phase.
+    pub began: Vec<u64>,
     /// How long each phase took, in nanoseconds, its last answers included.
     pub took: Vec<u64>,
     /// A run that was interrupted: what is here is all there was.
