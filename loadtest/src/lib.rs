@@ -4,6 +4,7 @@ pub mod arrivals;
 pub mod cli;
 pub mod plan;
 pub mod record;
+pub mod scrape;
 pub mod slo;
 pub mod summary;
 pub mod units;
