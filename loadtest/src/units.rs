@@ -50,7 +50,7 @@ impl fmt::Display for Span {
         let nanos = self.nanos();
         let exact = [("h", 3_600_000_000_000), ("m", 60_000_000_000)]
             .into_iter()
-            .find(|(_, size)| nanos > 0 && nanos % size == 0);
+            .find(|(_, size)| nanos > 0 && nanos.is_multiple_of(*size));
         if let Some((unit, size)) = exact {
             return write!(f, "{}{unit}", nanos / size);
         }
