@@ -1,10 +1,17 @@
 //! The load harness: open-loop load on any Open Inference Protocol v2 server, and whether its objectives hold.
 
 pub mod arrivals;
+pub mod bootstrap;
 pub mod cli;
+pub mod interval;
+pub mod judge;
 pub mod plan;
 pub mod record;
 pub mod scrape;
+pub mod search;
+#[cfg(test)]
+mod simulated;
 pub mod slo;
 pub mod summary;
+pub mod trial;
 pub mod units;

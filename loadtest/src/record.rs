@@ -90,6 +90,22 @@ impl TryFrom<String> for Code {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Times(Vec<(u64, u64)>);
 
+/// From values and how often they occurred, in any order.
+impl FromIterator<(u64, u64)> for Times {
+    fn from_iter<I: IntoIterator<Item = (u64, u64)>>(pairs: I) -> Times {
+        let mut all: Vec<(u64, u64)> = pairs.into_iter().collect();
+        all.sort_unstable_by_key(|(value, _)| *value);
+        all.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 += next.1;
+            }
+            same
+        });
+        Times(all)
+    }
+}
+
 impl Times {
     /// What a histogram holds.
     pub fn of(histogram: &Histogram<u64>) -> Times {
@@ -145,17 +161,7 @@ impl Times {
 
     /// Many put together at once: cheaper than merging them one after the other.
     pub fn sum<'a>(parts: impl IntoIterator<Item = &'a Times>) -> Times {
-        let mut all: Vec<(u64, u64)> =
-            parts.into_iter().flat_map(|part| part.0.iter().copied()).collect();
-        all.sort_unstable_by_key(|(value, _)| *value);
-        all.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                kept.1 += next.1;
-            }
-            same
-        });
-        Times(all)
+        parts.into_iter().flat_map(Times::iter).collect()
     }
 
     pub fn merge(&mut self, other: &Times) {

@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for Rate {
 }
 
 /// Reads a scalar, be it a number or a text, through `FromStr`.
-fn number_or_text<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+pub fn number_or_text<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err = String>,
