@@ -247,6 +247,15 @@ struct Target {
     version: Text,
 }
 
+impl Target {
+    /// Why there is no such model or version, where that is so: of a request that is wrong otherwise, too, that is what a person
+    /// has to know first.
+    fn unknown(&self, engine: &Engine) -> Option<Error> {
+        let resolved = engine.table.load().resolve(&self.model, &self.version);
+        resolved.err().filter(|error| error.code == Code::NotFound)
+    }
+}
+
 /// `/v2/models/M[/versions/V]/infer`; `None` where the path is something else.
 fn infer_target(path: &str) -> Option<Result<Target, Error>> {
     let middle = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
@@ -285,6 +294,7 @@ async fn http_infer(
             None => wire::json::decode_request(&body),
             Some(length) => wire::binary::decode_request(&body, length),
         };
+        let decoded = decoded.map_err(|error| target.unknown(&front.engine).unwrap_or(error));
         let mut request = decoded.inspect_err(count_refused)?;
         budget.decoded(&mut request, &body).inspect_err(count_refused)?;
         drop(body);

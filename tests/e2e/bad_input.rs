@@ -240,6 +240,9 @@ fn names_that_try_to_leave() {
         let answer = case.client.ask("POST", &path, "", good.as_bytes());
         case.error(&answer, &[400, 404], &[], &path);
     }
+    // Of two mistakes, the name is the first to know of.
+    let answer = case.client.ask("POST", &infer_path("nosuch"), "", b"{\"inputs\": [");
+    case.error(&answer, &[404], &["nosuch"], "no model and no JSON");
     case.end();
 }
 
