@@ -3,6 +3,7 @@
 pub mod arrivals;
 pub mod bootstrap;
 pub mod cli;
+pub mod events;
 pub mod interval;
 pub mod judge;
 pub mod plan;
@@ -15,3 +16,4 @@ pub mod slo;
 pub mod summary;
 pub mod trial;
 pub mod units;
+pub mod watch;

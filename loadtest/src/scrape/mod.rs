@@ -65,6 +65,7 @@ pub struct Options {
 /// A thread that looks at a server until it is told to stop.
 #[derive(Debug)]
 pub struct Scraper {
+    source: String,
     stop: SyncSender<()>,
     thread: JoinHandle<Scraped>,
 }
@@ -81,25 +82,30 @@ struct Scraped {
 
 /// How it stands with a server's figures before a run.
 #[derive(Debug)]
-pub enum Begun {
-    Watching {
-        scraper: Scraper,
-        source: String,
-    },
+pub enum Look {
+    /// They can be seen.
+    Ready(Box<Ready>),
     /// There is nothing to look at, and why; no reason where none was asked for.
     Absent(Option<String>),
 }
 
+/// A server that was looked at once.
+#[derive(Debug)]
+pub struct Ready {
+    options: Options,
+    first: Reading,
+    at: Instant,
+}
+
 impl Options {
-    /// Looks for the first time, so that what was asked for and is not there fails before any load, and goes on once a second on
-    /// a thread of its own. Seconds count from `origin`, the moment the run begins.
-    pub fn begin(mut self, origin: Instant) -> Result<Begun, String> {
+    /// Looks for the first time, so that what was asked for and is not there fails before any load.
+    pub fn look(mut self) -> Result<Look, String> {
         let page = match &self.metrics {
             Metrics::Off => None,
             Metrics::At(page) => Some(page.fetch(PATIENCE)?),
             Metrics::Guessed(page) => match self.guessed(page) {
                 Ok(text) => Some(text),
-                Err(why) if self.pids.is_empty() => return Ok(Begun::Absent(Some(why))),
+                Err(why) if self.pids.is_empty() => return Ok(Look::Absent(Some(why))),
                 Err(_) => {
                     self.metrics = Metrics::Off;
                     None
@@ -107,9 +113,9 @@ impl Options {
             },
         };
         if page.is_none() && self.pids.is_empty() {
-            return Ok(Begun::Absent(None));
+            return Ok(Look::Absent(None));
         }
-        let mut first = Reading::of(page.as_deref().unwrap_or(""), since(origin));
+        let mut first = Reading::of(page.as_deref().unwrap_or(""), 0.0);
         if let (Metrics::At(page), None) = (&self.metrics, first.dialect) {
             return Err(format!(
                 "{page}: no metric that is known; expected names that begin with onnxd_ or nv_"
@@ -118,13 +124,7 @@ impl Options {
         if !self.pids.is_empty() {
             first.process = source::processes(&self.pids)?;
         }
-        let source = self.source();
-        let (stop, stopped) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("scrape".to_owned())
-            .spawn(move || watch(&self, first, origin, &stopped))
-            .map_err(|e| format!("the thread that scrapes cannot be started: {e}"))?;
-        Ok(Begun::Watching { scraper: Scraper { stop, thread }, source })
+        Ok(Look::Ready(Box::new(Ready { options: self, first, at: Instant::now() })))
     }
 
     fn guessed(&self, page: &Page) -> Result<String, String> {
@@ -169,6 +169,20 @@ impl Options {
     }
 }
 
+impl Ready {
+    /// Goes on looking, once a second on a thread of its own. Seconds count from `origin`, the moment the run begins.
+    pub fn start(mut self, origin: Instant) -> Result<Scraper, String> {
+        self.first.at_s = -origin.saturating_duration_since(self.at).as_secs_f64();
+        let source = self.options.source();
+        let (stop, stopped) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("scrape".to_owned())
+            .spawn(move || watch(&self.options, self.first, origin, &stopped))
+            .map_err(|e| format!("the thread that scrapes cannot be started: {e}"))?;
+        Ok(Scraper { source, stop, thread })
+    }
+}
+
 fn since(origin: Instant) -> f64 {
     origin.elapsed().as_secs_f64()
 }
@@ -205,7 +219,7 @@ fn watch(options: &Options, first: Reading, origin: Instant, stop: &mpsc::Receiv
 
 impl Scraper {
     /// Looks a last time and puts what was seen into phases.
-    pub fn end(self, source: String, phases: &[Span]) -> Server {
+    pub fn end(self, phases: &[Span]) -> Server {
         // It is told by the channel's end as well.
         let _ = self.stop.try_send(());
         let seen = self.thread.join().unwrap_or_else(|_| Scraped {
@@ -214,7 +228,7 @@ impl Scraper {
             ..Scraped::default()
         });
         Server {
-            source,
+            source: self.source,
             dialect: seen.dialect,
             scrapes: seen.scrapes,
             failed: seen.failed,

@@ -14,7 +14,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    Begun, Metrics, Options,
+    Look, Metrics, Options, Ready,
     reading::{Dialect, Reading, Spread},
     series::{Server, Span, Stretch},
 };
@@ -294,10 +294,10 @@ impl Drop for Exporter {
     }
 }
 
-fn watching(begun: Result<Begun, String>) -> (super::Scraper, String) {
-    match begun.expect("it begins") {
-        Begun::Watching { scraper, source } => (scraper, source),
-        Begun::Absent(why) => panic!("{why:?}"),
+fn ready(look: Result<Look, String>) -> Box<Ready> {
+    match look.expect("it can be looked at") {
+        Look::Ready(ready) => ready,
+        Look::Absent(why) => panic!("{why:?}"),
     }
 }
 
@@ -306,14 +306,13 @@ fn a_server_is_looked_at_until_the_end() {
     let exporter = Exporter::start();
     let mut options = exporter.options();
     options.pids = vec![std::process::id()];
-    let origin = Instant::now();
-    let (scraper, source) = watching(options.begin(origin));
+    let scraper = ready(options.look()).start(Instant::now()).unwrap();
     exporter.wait_for(2);
     exporter.broken.store(true, Ordering::SeqCst);
     exporter.wait_for(3);
     exporter.broken.store(false, Ordering::SeqCst);
     let phase = Span { name: "p".to_owned(), warm_up: false, from_s: 0.0, to_s: 600.0 };
-    let server = scraper.end(source, &[phase]);
+    let server = scraper.end(&[phase]);
     let port = exporter.port;
     let pid = std::process::id();
     assert_eq!(server.source, format!("http://127.0.0.1:{port}/metrics, /proc/{pid}"));
@@ -329,10 +328,10 @@ fn a_server_is_looked_at_until_the_end() {
 fn what_was_asked_for_and_is_not_there_fails_at_once() {
     let exporter = Exporter::start();
     exporter.broken.store(true, Ordering::SeqCst);
-    let error = exporter.options().begin(Instant::now()).unwrap_err();
+    let error = exporter.options().look().unwrap_err();
     assert!(error.contains("expected status 200, got 'HTTP/1.0 500 Oh No'"), "{error}");
     let options = Options { pids: vec![u32::MAX], ..Options::default() };
-    assert!(options.begin(Instant::now()).unwrap_err().starts_with("/proc/4294967295/stat"));
+    assert!(options.look().unwrap_err().starts_with("/proc/4294967295/stat"));
 }
 
 #[test]
@@ -343,11 +342,11 @@ fn a_guess_that_is_wrong_is_no_failure() {
         let models = models.iter().map(|m| (*m).to_owned()).collect();
         Options { metrics: Metrics::Guessed(page), models, ..Options::default() }
     };
-    let absent = guess(&["resnet"]).begin(Instant::now());
-    let Ok(Begun::Absent(Some(why))) = absent else { panic!("{absent:?}") };
+    let absent = guess(&["resnet"]).look();
+    let Ok(Look::Absent(Some(why))) = absent else { panic!("{absent:?}") };
     assert!(why.ends_with("it knows nothing of resnet"), "{why}");
-    watching(guess(&["resnet", "wine"]).begin(Instant::now())).0.end(String::new(), &[]);
-    assert!(matches!(Options::default().begin(Instant::now()), Ok(Begun::Absent(None))));
+    ready(guess(&["resnet", "wine"]).look());
+    assert!(matches!(Options::default().look(), Ok(Look::Absent(None))));
 }
 
 proptest! {
