@@ -39,7 +39,7 @@ pub struct Event {
     #[serde(default = "default_required")]
     pub required: bool,
     /// What is asked of the server in the window; the phase's own objectives are judged outside of it then. Without it, the window
-    /// counts in its phase as any other time.
+    /// counts in its phase as any other time. A window is judged as it was, without confidence intervals.
     pub slo: Option<Slo>,
 }
 

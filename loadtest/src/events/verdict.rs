@@ -7,7 +7,7 @@ use super::{
 use crate::{
     judge,
     record::Measured,
-    slo::{Slo, Verdict},
+    slo::{Finding, Outcome, Slo, Verdict},
     summary::Frame,
     units::Span,
 };
@@ -30,9 +30,24 @@ pub fn judge(slos: &[Slo], measured: &Measured, frame: &Frame, happened: &[Happe
             phase.name = format!("event '{}'", event.name);
             phase.within_ns = slo.within().map(|within| Span(within).nanos());
         }
-        verdict.findings.extend(judge::judge(&[*slo], &inside, &inner).findings);
+        let findings = judge::judge(&[*slo], &inside, &inner).findings;
+        verdict.findings.extend(findings.into_iter().map(as_it_was));
     }
     let worst = verdict.findings.iter().map(|finding| finding.outcome).max();
     verdict.outcome = verdict.outcome.max(worst.unwrap_or(verdict.outcome));
     verdict
+}
+
+/// A window is one event, and all of it was seen: what it showed is held against the limit as it is. Its requests hang together far
+/// too much (all those of one pause are slow) for an interval to say anything about the next event.
+fn as_it_was(finding: Finding) -> Finding {
+    let outcome = match finding.measured {
+        _ if finding.requests == 0 => Outcome::TooLittle,
+        // The percentile lies among those that failed.
+        None => Outcome::Broken,
+        Some(measured) if finding.at_least && measured >= finding.limit => Outcome::Held,
+        Some(measured) if !finding.at_least && measured <= finding.limit => Outcome::Held,
+        Some(_) => Outcome::Broken,
+    };
+    Finding { outcome, low: None, high: None, ..finding }
 }
