@@ -1,6 +1,6 @@
 //! What a run will do, resolved and checked: values only, so that what draws it up and what carries it out meet here.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 /// Which form of the protocol carries the tensors.
 #[derive(
@@ -132,6 +132,85 @@ pub struct Plan {
     /// Requests in flight on one connection at most (1 over HTTP/1.1).
     pub streams: usize,
     pub threads: usize,
+    /// Which part of the load is ours, where several machines share it.
+    pub shard: Shard,
     /// After this, counted from its schedule, a request counts as failed and is given up.
     pub timeout: Duration,
+}
+
+/// One of several generators that put one load on a server together: of the same arrivals each takes every `of`-th, so that together
+/// they are the load that one alone would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    pub of: usize,
+}
+
+impl Shard {
+    /// All of the load.
+    pub const WHOLE: Shard = Shard { index: 0, of: 1 };
+
+    /// Which arrivals (or callers, of a closed loop) are those of one of our `threads`: the first, and every how many-th from there.
+    pub fn share(self, thread: usize, threads: usize) -> (usize, usize) {
+        (self.index * threads + thread, self.of * threads)
+    }
+}
+
+/// More machines than this are a slip of the finger.
+const MAX_SHARDS: usize = 10_000;
+
+/// As in `2/8`: the third of eight.
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shard, String> {
+        let pair = text.split_once('/');
+        let pair = pair.and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
+        match pair {
+            Some((index, of)) if index < of && of <= MAX_SHARDS => Ok(Shard { index, of }),
+            _ => Err(format!(
+                "'{text}' is no shard; expected INDEX/COUNT, the index from 0 and below the count, as in 2/8"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn shards_are_read_as_they_are_written() {
+        let shard: Shard = "2/8".parse().unwrap();
+        assert_eq!(shard, Shard { index: 2, of: 8 });
+        assert_eq!(shard.to_string(), "2/8");
+        for wrong in ["", "2", "8/8", "-1/8", "0/0", "0/10001", "a/b", "1/2/3"] {
+            let error = wrong.parse::<Shard>().unwrap_err();
+            assert!(error.starts_with(&format!("'{wrong}' is no shard")), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the numbers, each arrival has one thread of one machine.
+        #[test]
+        fn shards_share_a_load_out(of in 1usize..6, threads in 1usize..5, arrivals in 0usize..200) {
+            let mut taken = vec![0; arrivals];
+            for index in 0..of {
+                for thread in 0..threads {
+                    let (first, every) = Shard { index, of }.share(thread, threads);
+                    (first..arrivals).step_by(every).for_each(|at| taken[at] += 1);
+                }
+            }
+            prop_assert!(taken.iter().all(|n| *n == 1));
+        }
+    }
 }
