@@ -27,29 +27,31 @@ impl Estimate {
     }
 }
 
-/// The interval of `statistic` over samples that were drawn independently, by bias-corrected and accelerated bootstrap (Efron's BCa).
-/// `statistic` sees the samples as indices, so that it can be of anything; it is given at least one. None where there are fewer than two
-/// samples, or the statistic is not a number for some of the resamples.
+/// The interval of `statistic` over groups of samples that were drawn independently, by bias-corrected and accelerated bootstrap (Efron's
+/// BCa). `statistic` sees indices into each group. None where a group has fewer than two samples, or the statistic is not a number for some
+/// of the resamples.
 pub fn interval(
-    samples: usize,
+    groups: &[usize],
     seed: u64,
-    statistic: impl Fn(&[usize]) -> Option<f64>,
+    mut statistic: impl FnMut(&[Vec<usize>]) -> Option<f64>,
 ) -> Option<Estimate> {
-    let all: Vec<usize> = (0..samples).collect();
-    let value = statistic(&all).filter(|value| value.is_finite())?;
-    if samples < 2 {
+    if groups.iter().any(|samples| *samples < 2) {
         return None;
     }
+    let mut drawn: Vec<Vec<usize>> = groups.iter().map(|n| (0..*n).collect()).collect();
+    let value = statistic(&drawn).filter(|value| value.is_finite())?;
+    let acceleration = acceleration(&mut drawn, &mut statistic)?;
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
-    let mut drawn = vec![0; samples];
     let mut values = Vec::with_capacity(RESAMPLES);
     for _ in 0..RESAMPLES {
-        drawn.fill_with(|| below(samples, &mut rng));
+        for group in &mut drawn {
+            let samples = group.len();
+            group.fill_with(|| below(samples, &mut rng));
+        }
         values.push(statistic(&drawn).filter(|value| value.is_finite())?);
     }
     values.sort_unstable_by(f64::total_cmp);
     let bias = bias(&values, value);
-    let acceleration = acceleration(samples, &statistic)?;
     let at = |mass: f64| {
         let deviate = deviate(mass);
         let shifted = bias + (bias + deviate) / (1.0 - acceleration * (bias + deviate));
@@ -65,9 +67,9 @@ pub fn ratios(pairs: &[(f64, f64)], seed: u64) -> Option<Estimate> {
     if logs.iter().any(|log| !log.is_finite()) {
         return None;
     }
-    interval(logs.len(), seed, |drawn| {
-        let sum: f64 = drawn.iter().map(|at| logs[*at]).sum();
-        Some((sum / drawn.len() as f64).exp())
+    interval(&[logs.len()], seed, |drawn| {
+        let sum: f64 = drawn[0].iter().map(|at| logs[*at]).sum();
+        Some((sum / logs.len() as f64).exp())
     })
 }
 
@@ -93,19 +95,27 @@ fn bias(sorted: &[f64], value: f64) -> f64 {
     deviate(share.clamp(least, 1.0 - least))
 }
 
-/// How the statistic's spread changes with its value, from leaving out one sample at a time.
-fn acceleration(samples: usize, statistic: impl Fn(&[usize]) -> Option<f64>) -> Option<f64> {
-    let mut kept = Vec::with_capacity(samples);
-    let mut without = Vec::with_capacity(samples);
-    for left_out in 0..samples {
-        kept.clear();
-        kept.extend((0..samples).filter(|at| *at != left_out));
-        without.push(statistic(&kept)?);
+/// How the statistic's spread changes with its value, from leaving out one sample at a time. Leaves `all` as it was.
+fn acceleration(
+    all: &mut [Vec<usize>],
+    statistic: &mut impl FnMut(&[Vec<usize>]) -> Option<f64>,
+) -> Option<f64> {
+    let (mut squares, mut cubes) = (0.0, 0.0);
+    for group in 0..all.len() {
+        let samples = all[group].len();
+        let mut without = Vec::with_capacity(samples);
+        for at in 0..samples {
+            all[group].remove(at);
+            without.push(statistic(all)?);
+            all[group].insert(at, at);
+        }
+        let count = samples as f64;
+        let mean = without.iter().sum::<f64>() / count;
+        squares += without.iter().map(|v| (mean - v).powi(2)).sum::<f64>() / count.powi(2);
+        cubes += without.iter().map(|v| (mean - v).powi(3)).sum::<f64>() / count.powi(3);
     }
-    let mean = without.iter().sum::<f64>() / samples as f64;
-    let moment = |power| without.iter().map(|v| (mean - v).powi(power)).sum::<f64>();
-    let spread = moment(2).powf(1.5);
-    Some(if spread > 0.0 { moment(3) / (6.0 * spread) } else { 0.0 })
+    let spread = squares.powf(1.5);
+    Some(if spread > 0.0 { cubes / (6.0 * spread) } else { 0.0 })
 }
 
 /// The share of a standard normal distribution below `deviate`.
@@ -166,6 +176,26 @@ mod tests {
             let covered = covered(rounds, skew);
             assert!((86..=100).contains(&covered), "{rounds} {skew}: {covered} of 100");
         }
+    }
+
+    #[test]
+    fn two_groups_vary_by_themselves() {
+        let inside = (0..100).filter(|seed| {
+            let mut rng = Pcg64Mcg::seed_from_u64(1000 + *seed);
+            let mut group = |mean: f64, count: usize| -> Vec<f64> {
+                (0..count).map(|_| mean + normal(&mut rng)).collect()
+            };
+            let (a, b) = (group(20.0, 15), group(30.0, 40));
+            let mean = |values: &[f64], drawn: &[usize]| {
+                drawn.iter().map(|at| values[*at]).sum::<f64>() / drawn.len() as f64
+            };
+            let ratio = |drawn: &[Vec<usize>]| Some(mean(&b, &drawn[1]) / mean(&a, &drawn[0]));
+            let estimate = interval(&[15, 40], *seed, ratio).unwrap();
+            assert!(estimate.high - estimate.low < 0.2, "{estimate:?}");
+            !estimate.excludes(1.5)
+        });
+        let inside = inside.count();
+        assert!((87..=100).contains(&inside), "{inside} of 100");
     }
 
     #[test]

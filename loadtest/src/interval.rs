@@ -2,7 +2,7 @@
 
 use statrs::{
     distribution::{ContinuousCDF, StudentsT},
-    function::beta::beta_reg,
+    function::{beta::beta_reg, erf::erfc_inv},
 };
 
 /// Two-sided error of every interval here: 95% confidence.
@@ -22,19 +22,32 @@ pub fn share(hits: f64, trials: f64) -> (f64, f64) {
     }
     let misses = (trials - hits).max(0.0);
     if hits > MANY && misses > MANY {
-        return score(hits, trials);
+        return score(hits, trials, ERROR / 2.0);
     }
     let low = if hits <= 0.0 { 0.0 } else { inverse(hits, misses + 1.0, ERROR / 2.0) };
-    let high = if misses <= 0.0 { 1.0 } else { inverse(hits + 1.0, misses, 1.0 - ERROR / 2.0) };
-    (low, high)
+    (low, upper(hits, trials, ERROR / 2.0))
 }
 
-fn score(hits: f64, trials: f64) -> (f64, f64) {
+/// What a share of which `hits` of `trials` were seen does not exceed, but with probability `error`.
+pub fn upper(hits: f64, trials: f64, error: f64) -> f64 {
+    let misses = (trials - hits).max(0.0);
+    if hits > MANY && misses > MANY {
+        score(hits, trials, error).1
+    } else if misses <= 0.0 {
+        1.0
+    } else {
+        inverse(hits + 1.0, misses, 1.0 - error)
+    }
+}
+
+/// Wilson's, with `error` on each side.
+fn score(hits: f64, trials: f64, error: f64) -> (f64, f64) {
     let share = hits / trials;
-    let squared = DEVIATE * DEVIATE;
+    let deviate = std::f64::consts::SQRT_2 * erfc_inv(2.0 * error);
+    let squared = deviate * deviate;
     let centre = share + squared / (2.0 * trials);
     let half =
-        DEVIATE * (share * (1.0 - share) / trials + squared / (4.0 * trials * trials)).sqrt();
+        deviate * (share * (1.0 - share) / trials + squared / (4.0 * trials * trials)).sqrt();
     let scale = 1.0 + squared / trials;
     ((centre - half) / scale, (centre + half) / scale)
 }

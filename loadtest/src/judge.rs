@@ -17,14 +17,12 @@ use crate::{
     record::{Cell, Measured, Times},
     slo::{Finding, Goodput, Objective, Outcome, Slo, Verdict},
     summary::{Ends, Frame},
+    trial::LATE_NS,
     units::{Rate, Share, Span},
 };
 
 /// A phase is cut into about so many blocks, to see how much its stretches differ.
 const BLOCKS: usize = 20;
-
-/// From this schedule error on (p99, nanoseconds) a verdict says that the generator was late.
-const LATE_NS: u64 = 1_000_000;
 
 /// What was seen in a phase, in the form that objectives are held against.
 #[derive(Clone, Debug, Default)]

@@ -3,9 +3,12 @@
 pub mod arrivals;
 pub mod bootstrap;
 pub mod cli;
+pub mod compare;
 pub mod events;
 pub mod interval;
 pub mod judge;
+pub mod knee;
+pub mod mlperf;
 pub mod plan;
 pub mod record;
 pub mod scrape;

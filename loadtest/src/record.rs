@@ -256,7 +256,7 @@ pub struct Interval {
 }
 
 /// What a run's threads measured, put together. Each stretch apart, so that windows can be cut out of it afterwards.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// By phase and tenth of a second of the due moment, then by variant.
     pub stretches: BTreeMap<(usize, u64), BTreeMap<usize, Cell>>,
@@ -270,58 +270,60 @@ pub struct Measured {
     pub examples: Vec<String>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Examples that are kept of a run, at most.
+pub const EXAMPLES: usize = 20;
 
-    fn times(values: &[u64]) -> Times {
-        let mut histogram = histogram();
-        for value in values {
-            histogram.saturating_record(*value);
+impl Measured {
+    /// Adds what another generator measured of the same plan at the same time. Nothing is lost but examples beyond the first in alphabetical
+    /// order, and the order of merging does not matter.
+    pub fn merge(&mut self, other: &Measured) {
+        for (key, cells) in &other.stretches {
+            let ours = self.stretches.entry(*key).or_default();
+            for (variant, cell) in cells {
+                ours.entry(*variant).or_default().merge(cell);
+            }
         }
-        Times::of(&histogram)
+        each(&mut self.began, &other.began, u64::min);
+        each(&mut self.took, &other.took, u64::max);
+        self.interrupted |= other.interrupted;
+        self.examples.extend(other.examples.iter().cloned());
+        self.examples.sort_unstable();
+        self.examples.dedup();
+        self.examples.truncate(EXAMPLES);
     }
 
-    #[test]
-    fn quantiles_are_ranks() {
-        let hundred = times(&(1..=100).collect::<Vec<_>>());
-        for (quantile, value) in [(0.0, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)] {
-            assert_eq!(hundred.quantile(quantile), value, "{quantile}");
+    /// Adds a later run of the same phases: each of its stretches comes after what is here.
+    pub fn append(&mut self, later: &Measured) {
+        for (phase, took) in later.took.iter().enumerate() {
+            let ours = self.stretches.range((phase, 0)..(phase + 1, 0)).next_back();
+            let after = ours.map_or(0, |((_, tenth), _)| tenth + 1);
+            for ((_, tenth), cells) in later.stretches.range((phase, 0)..(phase + 1, 0)) {
+                self.stretches.insert((phase, after + tenth), cells.clone());
+            }
+            match self.took.get_mut(phase) {
+                Some(ours) => *ours += took,
+                None => self.took.push(*took),
+            }
         }
-        assert_eq!(hundred.mean(), 50.5);
-        assert_eq!((hundred.up_to(0), hundred.up_to(7), hundred.up_to(1000)), (0, 7, 100));
-        assert_eq!((Times::default().quantile(0.5), Times::default().mean()), (0, 0.0));
-    }
-
-    #[test]
-    fn a_sum_is_what_merging_gives() {
-        let parts = [times(&[5, 5, 900_000]), times(&[]), times(&[7, 900_000, 12]), times(&[5])];
-        let mut merged = Times::default();
-        for part in &parts {
-            merged.merge(part);
+        if self.began.is_empty() {
+            self.began = later.began.clone();
         }
-        assert_eq!(Times::sum(&parts), merged);
-        assert_eq!(merged.count(), 7);
+        self.interrupted |= later.interrupted;
+        self.examples.extend(later.examples.iter().cloned());
+        self.examples.truncate(EXAMPLES);
     }
+}
 
-    #[test]
-    fn codes_are_keys_in_json() {
-        let codes = [
-            Code::Ok,
-            Code::Wrong,
-            Code::Http(429),
-            Code::Grpc(8),
-            Code::TimedOut,
-            Code::Broken,
-            Code::Unconnected,
-            Code::Garbled,
-        ];
-        let cell = Cell { codes: codes.into_iter().zip(1..).collect(), ..Cell::default() };
-        let text = serde_json::to_string(&cell).unwrap();
-        assert!(text.contains("\"http_429\":3"), "{text}");
-        assert_eq!(serde_json::from_str::<Cell>(&text).unwrap(), cell);
-        for wrong in ["", "http_", "http_99999", "grpc_x", "Ok"] {
-            assert!(wrong.parse::<Code>().is_err(), "{wrong}");
+/// Puts two lists together place by place; the longer one's rest is kept.
+fn each(ours: &mut Vec<u64>, theirs: &[u64], of: fn(u64, u64) -> u64) {
+    for (at, value) in theirs.iter().enumerate() {
+        match ours.get_mut(at) {
+            Some(our) => *our = of(*our, *value),
+            None => ours.push(*value),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

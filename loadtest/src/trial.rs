@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// From this schedule error on (p99, nanoseconds), what a trial says of the server is in doubt.
-const LATE_NS: u64 = 1_000_000;
+pub const LATE_NS: u64 = 1_000_000;
 
 /// What is known of `rate` from all its trials.
 pub fn of(rate: f64, findings: &[Finding], evidence: &Evidence) -> Trial {
