@@ -20,3 +20,4 @@ pub mod summary;
 pub mod trial;
 pub mod units;
 pub mod watch;
+pub mod wire;
