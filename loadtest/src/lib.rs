@@ -4,6 +4,7 @@ pub mod arrivals;
 pub mod bootstrap;
 pub mod cli;
 pub mod compare;
+pub mod drive;
 pub mod events;
 pub mod interval;
 pub mod judge;
@@ -11,6 +12,7 @@ pub mod knee;
 pub mod mlperf;
 pub mod plan;
 pub mod record;
+pub mod run;
 pub mod scrape;
 pub mod search;
 #[cfg(test)]

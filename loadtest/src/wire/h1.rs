@@ -2,14 +2,18 @@
 
 /// Bytes of a head that are waited for, at most.
 const LONGEST_HEAD: usize = 64 << 10;
+/// Of the body of an error, at least so much is kept.
+const OF_ERRORS: usize = 4 << 10;
 const MOST_HEADERS: usize = 64;
 
 /// One answer, whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
-    /// Kept only where the reader keeps bodies, or where the status is no 200.
+    /// As much of it as the reader keeps.
     pub body: Vec<u8>,
+    /// Bytes of the body.
+    pub bytes: u64,
     /// `Inference-Header-Content-Length`
     pub header_length: Option<usize>,
     /// The connection is of no more use.
@@ -34,7 +38,7 @@ enum Body {
 /// Reads one answer after the other from a connection.
 #[derive(Debug)]
 pub struct Reader {
-    keep: bool,
+    keep: usize,
     /// Of the answer that is being read: none before its head was whole.
     under_way: Option<(Answer, Body)>,
     /// The end of what was given and is not understood yet.
@@ -44,8 +48,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// `keep`: whether bodies are wanted.
-    pub fn new(keep: bool) -> Reader {
+    /// `keep`: how many bytes of a body are wanted.
+    pub fn new(keep: usize) -> Reader {
         Reader { keep, under_way: None, held: Vec::new(), begun: false }
     }
 
@@ -81,7 +85,7 @@ impl Reader {
                     }
                 }
             };
-            let keep = self.keep || answer.status != 200;
+            let keep = if answer.status == 200 { self.keep } else { self.keep.max(OF_ERRORS) };
             let progress = step(answer, body, bytes, keep)?;
             bytes = &bytes[progress.taken..];
             if progress.whole {
@@ -157,13 +161,13 @@ fn step(
     answer: &mut Answer,
     body: &mut Body,
     bytes: &[u8],
-    keep: bool,
+    keep: usize,
 ) -> Result<Progress, Garbled> {
     let some = |left: u64, answer: &mut Answer| {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        if keep {
-            answer.body.extend_from_slice(&bytes[..taken]);
-        }
+        answer.bytes += taken as u64;
+        let kept = taken.min(keep.saturating_sub(answer.body.len()));
+        answer.body.extend_from_slice(&bytes[..kept]);
         taken
     };
     let on = |taken| Ok(Progress { taken, whole: false });

@@ -79,7 +79,7 @@ struct Waiting {
 /// A connection. `T`: what its owner knows a call by.
 #[derive(Debug)]
 pub struct Session<T> {
-    keep: bool,
+    keep: usize,
     /// Streams from `first` on, two apart; those that ended are empty until they are the first.
     calls: VecDeque<Option<Call<T>>>,
     first: u32,
@@ -111,8 +111,8 @@ impl std::fmt::Debug for DecoderBox {
 }
 
 impl<T> Session<T> {
-    /// A new connection, and what to send on it first. `keep`: whether answers' messages are wanted.
-    pub fn new(keep: bool, out: &mut Vec<u8>) -> Session<T> {
+    /// A new connection, and what to send on it first. `keep`: how many bytes of an answer are wanted.
+    pub fn new(keep: usize, out: &mut Vec<u8>) -> Session<T> {
         out.extend_from_slice(PREFACE);
         let settings: [(u16, u32); 4] =
             [(1, 0), (2, 0), (4, LARGEST_WINDOW as u32), (5, LARGEST_FRAME as u32)];
@@ -196,6 +196,12 @@ impl<T> Session<T> {
         let call = self.end(stream)?;
         reset(stream, 8, out);
         Some(call.token)
+    }
+
+    /// Calls under way, by the numbers of their streams.
+    pub fn calls(&self) -> impl Iterator<Item = (u32, &T)> {
+        let calls = self.calls.iter().enumerate();
+        calls.filter_map(|(at, call)| Some((self.first + 2 * at as u32, &call.as_ref()?.token)))
     }
 
     /// The tokens of all calls under way: the connection is gone.
@@ -356,9 +362,8 @@ impl<T> Session<T> {
         let keep = self.keep;
         if let Some(Some(call)) = slot(&mut self.calls, self.first, stream) {
             call.bytes += data.len() as u64;
-            if keep {
-                call.message.extend_from_slice(data);
-            }
+            let kept = data.len().min(keep.saturating_sub(call.message.len()));
+            call.message.extend_from_slice(&data[..kept]);
             if flags & END_STREAM != 0 {
                 self.finish(stream, ended);
             }

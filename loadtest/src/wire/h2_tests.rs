@@ -39,7 +39,7 @@ struct Client {
 impl Client {
     fn new() -> Client {
         let mut out = Vec::new();
-        let session = Session::new(true, &mut out);
+        let session = Session::new(usize::MAX, &mut out);
         out.clear();
         Client { session, out, ended: Vec::new() }
     }
