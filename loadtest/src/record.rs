@@ -195,7 +195,8 @@ pub struct Cell {
     pub latency: Times,
     /// From the moment it was sent to the end of a good answer.
     pub service: Times,
-    /// From the scheduled moment to the moment it was sent: what the generator itself was late by.
+    /// From the scheduled moment to the moment the generator took the request up: what it was late by itself. That no connection
+    /// was free from there on is the server's part.
     pub lag: Times,
     /// How requests ended.
     pub codes: BTreeMap<Code, u64>,

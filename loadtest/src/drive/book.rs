@@ -56,11 +56,14 @@ fn count<K: PartialEq>(
     }
 }
 
+/// By tenth of the due moment, and variant.
+pub type Note = ((u64, usize), Raw);
+
 /// The notes of one phase that were not handed over yet.
 #[derive(Debug, Default)]
 pub struct Book {
     /// By tenth and variant; the newest last.
-    open: Vec<((u64, usize), Raw)>,
+    open: Vec<Note>,
     /// What each kind of failure looked like, the first of them.
     examples: BTreeMap<Code, String>,
     news: Vec<String>,
@@ -122,7 +125,7 @@ impl Book {
     }
 
     /// Hands over what was noted since the last time, and new examples.
-    pub fn hand_over(&mut self) -> (Vec<((u64, usize), Raw)>, Vec<String>) {
+    pub fn hand_over(&mut self) -> (Vec<Note>, Vec<String>) {
         (std::mem::take(&mut self.open), std::mem::take(&mut self.news))
     }
 }

@@ -12,7 +12,7 @@ use rustix::{event::epoll, time::Timespec};
 
 use super::{
     arrive::{Arriving, Shot},
-    book::{Book, Raw},
+    book::{Book, Note},
     conn::{Conn, Flight, Outcome},
     socket::Peer,
 };
@@ -38,7 +38,7 @@ const BACKLOG: usize = 1 << 22;
 #[derive(Debug, Default)]
 pub struct Report {
     pub phase: usize,
-    pub notes: Vec<((u64, usize), Raw)>,
+    pub notes: Vec<Note>,
     pub examples: Vec<String>,
     /// Of this thread.
     pub thread: usize,
