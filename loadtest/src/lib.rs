@@ -19,6 +19,7 @@ pub mod search;
 mod simulated;
 pub mod slo;
 pub mod summary;
+pub mod together;
 pub mod trial;
 pub mod units;
 pub mod watch;
