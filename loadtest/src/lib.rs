@@ -10,9 +10,12 @@ pub mod interval;
 pub mod judge;
 pub mod knee;
 pub mod mlperf;
+pub mod pattern;
 pub mod plan;
+pub mod prepare;
 pub mod record;
 pub mod run;
+pub mod scenario;
 pub mod scrape;
 pub mod search;
 #[cfg(test)]
@@ -24,3 +27,4 @@ pub mod trial;
 pub mod units;
 pub mod watch;
 pub mod wire;
+pub mod yaml;
