@@ -35,6 +35,9 @@ pub struct Entry {
     /// Recorded answers that the server's are held against.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<PathBuf>,
+    /// How far a floating-point number may be from the recorded one, relative to 1 plus its size. Default: 0.0001.
+    #[serde(default = "tolerance")]
+    pub tolerance: f64,
     /// Different requests that are generated, and taken in turn. Default: 64.
     #[serde(default = "distinct")]
     pub distinct: u64,
@@ -57,6 +60,10 @@ fn one_row() -> u64 {
     1
 }
 
+fn tolerance() -> f64 {
+    1e-4
+}
+
 fn distinct() -> u64 {
     64
 }
@@ -74,6 +81,7 @@ impl Entry {
             ranges: BTreeMap::new(),
             input: None,
             golden: None,
+            tolerance: tolerance(),
             distinct: distinct(),
             headers: BTreeMap::new(),
             priority: None,
