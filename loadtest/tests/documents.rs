@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use onnxd_loadtest::plan::Shard;
+use onnxd_loadtest::{plan::Shard, scenario::Scenario};
 use serde_json::Value;
 
 fn file(path: &str) -> String {
@@ -52,4 +52,34 @@ fn the_job_shares_one_load_out() {
     assert_eq!(labels, spread, "the pods know each other");
     let name = job["metadata"]["name"].as_str().expect("a name");
     assert!(text.contains(&format!("job/{name}")) && text.contains(&format!("job-name={name}")));
+}
+
+/// Every scenario that is shipped is taken as it stands, says how it is run, and asks for models that are in models/.
+#[test]
+fn the_scenarios_are_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join("scenarios")).expect("the scenarios").flatten() {
+        let path = entry.path();
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let scenario = Scenario::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        let resolved = scenario.resolve().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(scenario.name.as_deref(), Some(&*name));
+        assert!(resolved.phases[0].warm_up, "{name}: it warms up");
+        let judged = resolved.phases.iter().zip(&resolved.slos).filter(|(p, _)| !p.warm_up);
+        assert!(judged.clone().count() > 0 && judged.clone().all(|(_, slo)| !slo.is_empty()));
+        for entry in &scenario.mix {
+            let version = entry.version.as_deref().unwrap_or("1");
+            let model = root.join("../models").join(&entry.model).join(version).join("model.onnx");
+            assert!(model.is_file(), "{name}: {}", model.display());
+        }
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.contains(&format!("onnxd loadtest run loadtest/scenarios/{name}.yaml")));
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(names, ["canary", "sidecar", "swap"]);
+    let swap = Scenario::read(&root.join("scenarios/swap.yaml")).expect("it was read above");
+    let events = swap.resolve().expect("it was resolved above").events;
+    assert!(events[0].required && events[0].slo.is_some());
 }
