@@ -19,13 +19,14 @@ FROM ${RUST} AS build
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
-RUN cargo build --profile dist --locked --bin onnxd
+RUN cargo build --profile dist --locked -p onnxd -p onnxd-loadtest --bins
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="onnxd" \
       org.opencontainers.image.description="A model inference server for ONNX models" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /src/target/dist/onnxd /usr/local/bin/onnxd
+# `onnxd loadtest` is a binary of its own: a Job in the cluster runs it from the same image.
+COPY --from=build /src/target/dist/onnxd /src/target/dist/onnxd-loadtest /usr/local/bin/
 # The server looks for the library in ../lib beside its own directory.
 COPY --from=onnxruntime /onnxruntime/lib/ /usr/local/lib/
 COPY LICENSE NOTICE /usr/local/share/doc/onnxd/

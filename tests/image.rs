@@ -63,7 +63,7 @@ fn the_image_is_built_and_runs() {
     let images: Value =
         serde_json::from_str(&buildah.ok(&["images", "--json", "onnxd"])).expect("JSON");
     let (size, base) = (bytes(&images[0]["size"]), buildah.base_bytes());
-    // The library and the server are all that the image adds (and licences of some hundred kilobytes).
+    // The library, the server and the load harness are all that the image adds (and licences of some hundred kilobytes).
     assert!(
         size < (base + added) * 1.05 + 2e6,
         "{size} bytes, of which {added} are meant and {base} the base"
@@ -80,6 +80,17 @@ fn the_image_is_built_and_runs() {
         "--version",
     ]);
     assert_eq!(version.trim(), concat!("onnxd ", env!("CARGO_PKG_VERSION")));
+    let help = buildah.ok(&[
+        "run",
+        "--isolation",
+        "chroot",
+        "box",
+        "--",
+        "/usr/local/bin/onnxd",
+        "loadtest",
+        "--help",
+    ]);
+    assert!(help.contains("onnxd loadtest"), "{help}");
     buildah.serves_and_is_healthy();
 }
 
@@ -128,15 +139,20 @@ impl Buildah {
     /// Builds the images that the last stage is made of, and gives the bytes it takes from them.
     fn images(&self) -> f64 {
         let binary = Path::new(env!("CARGO_BIN_EXE_onnxd"));
+        let sibling = binary.with_file_name("onnxd-loadtest");
+        assert!(sibling.is_file(), "not there: cargo build -p onnxd-loadtest, in the same profile");
         let library = target().join("onnxruntime/lib");
         let context = self.path("build");
-        put(binary, &context.join("src/target/dist/onnxd"));
+        for file in [binary, sibling.as_path()] {
+            let name = file.file_name().expect("a name");
+            put(file, &context.join("src/target/dist").join(name));
+        }
         self.bud("build", "FROM scratch\nCOPY src /src\n", &context);
         let context = self.path("library");
         copy(&library, &context.join("onnxruntime/lib"));
         self.bud("onnxruntime", "FROM scratch\nCOPY onnxruntime /onnxruntime\n", &context);
         let context = self.path("base");
-        for file in needed(&[binary, &library.join("libonnxruntime.so")]) {
+        for file in needed(&[binary, sibling.as_path(), &library.join("libonnxruntime.so")]) {
             put(&file, &context.join("root").join(file.strip_prefix("/").expect("absolute")));
         }
         fs::create_dir_all(context.join("root/models")).expect("a directory");
