@@ -8,7 +8,8 @@
 //! kind happened. For rates the interval is Student's t over the stretches.
 //!
 //! In a percentile a request that failed counts as slower than any limit; one that was shed counts as failed, unless the share of
-//! shed ones has an objective of its own, which then is where they count.
+//! shed ones has an objective of its own, which then is where they count. A percentile that is broken only by the generator's own lateness
+//! (its schedule error is above a millisecond at p99, and with its p99.9 allowed for the limit is not broken) is undecided.
 
 use std::time::Duration;
 
@@ -106,6 +107,16 @@ impl Evidence {
     /// The generator's schedule error at p99, nanoseconds.
     pub fn lag_p99(&self) -> u64 {
         self.lag.quantile(0.99)
+    }
+
+    /// What the generator's own lateness may have broken is not put down to the server: with it allowed for, the limit must be broken
+    /// all the same.
+    fn excused(&self, outcome: Outcome, allowing: impl Fn(u64) -> Outcome) -> Outcome {
+        let late = outcome == Outcome::Broken && self.lag_p99() > LATE_NS;
+        if late && allowing(self.lag.quantile(0.999)) != Outcome::Broken {
+            return Outcome::TooLittle;
+        }
+        outcome
     }
 
     /// Bounds of the share that `part` is of `whole`, trials counted as fewer where they depend on each other.
@@ -211,7 +222,11 @@ fn one(phase: &str, slo: &Slo, objective: Objective, evidence: &Evidence) -> Fin
         Objective::Latency { quantile, limit } => {
             let limit = Span(limit).nanos();
             let beyond = evidence.share(|b| b.beyond(limit, apart), |b| b.judged(apart));
-            let outcome = beyond.at_most(1.0 - quantile);
+            let outcome = evidence.excused(beyond.at_most(1.0 - quantile), |late| {
+                evidence
+                    .share(|b| b.beyond(limit.saturating_add(late), apart), |b| b.judged(apart))
+                    .at_most(1.0 - quantile)
+            });
             (evidence.latency(quantile, apart), limit as f64, outcome, judged)
         }
         Objective::ErrorRate(limit) => {

@@ -134,11 +134,16 @@ fn a_wrong_answer_breaks_any_run() {
 fn a_late_generator_is_named_and_a_warm_up_is_not_judged() {
     let mut measured = mm1(1e6).run(1500.0, 10.0, 1);
     for cell in measured.stretches.values_mut().flat_map(|cells| cells.values_mut()) {
-        cell.lag = cell.latency.clone();
+        cell.lag = [(2_000_000, cell.due)].into_iter().collect();
     }
     let mut frame = simulated::frame(10.0);
     let judged = judge(&[slo(&["p99<20ms"])], &measured, &frame);
-    assert_eq!(judged.outcome, Outcome::Broken);
+    assert_eq!(judged.outcome, Outcome::Broken, "two milliseconds are not what broke it");
+    for cell in measured.stretches.values_mut().flat_map(|cells| cells.values_mut()) {
+        cell.lag = cell.latency.clone();
+    }
+    let late = judge(&[slo(&["p99<20ms"])], &measured, &frame);
+    assert_eq!(late.outcome, Outcome::TooLittle, "all of it may be the generator's");
     assert!(judged.notes[0].starts_with("phase steady: the generator kept its schedule only to"));
     frame.phases[0].warm_up = true;
     let judged = judge(&[slo(&["p99<20ms"])], &measured, &frame);
