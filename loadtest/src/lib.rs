@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod compare;
 pub mod drive;
+pub mod echo;
 pub mod events;
 pub mod interval;
 pub mod judge;
