@@ -3,11 +3,14 @@
 //! First upwards by doubling, until the server answers fewer than nine tenths of what is offered in good time, or the generator cannot keep
 //! up; the most that it answered is its capacity. Then at shares of it, closer together around the bend and beyond it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     summary::{Figures, Percentiles},
     trial::LATE_NS,
+    units::{self, Span},
 };
 
 /// Where to measure, as shares of the capacity.
@@ -66,6 +69,20 @@ impl Point {
             lag_p99: figures.lag.p99,
             generator_late: figures.lag.p99 > LATE_NS,
         }
+    }
+
+    /// In a line.
+    pub fn words(&self) -> String {
+        let time = |nanos| units::short(Span(Duration::from_nanos(nanos)));
+        let goodput = self.goodput.map_or(String::new(), |g| format!(", {g:.0}/s in time"));
+        let late = if self.generator_late { "; the generator was late" } else { "" };
+        format!(
+            "{:.0}/s offered: {:.0}/s answered{goodput}, p50 {}, p99 {}{late}",
+            self.offered,
+            self.throughput,
+            time(self.latency.p50),
+            time(self.latency.p99)
+        )
     }
 
     fn is_saturated(&self) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod arrivals;
 pub mod bootstrap;
+pub mod campaign;
 pub mod cli;
 pub mod compare;
 pub mod drive;

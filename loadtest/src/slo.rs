@@ -213,6 +213,31 @@ pub enum Outcome {
     Broken,
 }
 
+impl Finding {
+    /// What was measured, for a person: `p99 12.3ms, 95% between 11.9ms and 12.8ms`.
+    pub fn words(&self) -> String {
+        let figure = |value: Option<f64>| match value {
+            None => "no bound".to_owned(),
+            Some(value) if self.objective.starts_with('p') => {
+                units::short(Span(Duration::from_nanos(value as u64)))
+            }
+            Some(value) if self.objective.ends_with("/s") => format!("{value:.1}/s"),
+            Some(value) => format!("{:.3}%", value * 100.0),
+        };
+        let name = self.objective.split(' ').next().unwrap_or("");
+        let measured = match self.measured {
+            None => "among the failed".to_owned(),
+            measured => figure(measured),
+        };
+        match (self.low, self.high) {
+            (None, None) => format!("{name} {measured}"),
+            (low, high) => {
+                format!("{name} {measured}, 95% between {} and {}", figure(low), figure(high))
+            }
+        }
+    }
+}
+
 /// One objective held against what was measured. Latencies in nanoseconds, rates a second, shares 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {

@@ -76,6 +76,23 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// A duration for a person: three digits, `12.3ms`.
+pub fn short(Span(duration): Span) -> String {
+    let nanos = duration.as_nanos() as f64;
+    let (value, unit) = match nanos {
+        ..1e3 => (nanos, "ns"),
+        ..1e6 => (nanos / 1e3, "us"),
+        ..1e9 => (nanos / 1e6, "ms"),
+        _ => (nanos / 1e9, "s"),
+    };
+    let digits = match value {
+        ..10.0 if unit != "ns" => 2,
+        ..100.0 if unit != "ns" => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}{unit}")
+}
+
 /// A share of a whole, 0 to 1: written as `0.1%` or as `0.001`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Share(pub f64);
@@ -216,6 +233,20 @@ mod tests {
         for wrong in ["", "20", "ms", "-1s", "1e3s", "1.2.3s", "20 parsecs", "99999h", "infs"] {
             let error = wrong.parse::<Span>().unwrap_err();
             assert!(error.contains(&format!("'{wrong}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn people_read_three_digits() {
+        for (nanos, text) in [
+            (0, "0ns"),
+            (999, "999ns"),
+            (1234, "1.23us"),
+            (12_345_678, "12.3ms"),
+            (123_456_789, "123ms"),
+            (61_000_000_000, "61.0s"),
+        ] {
+            assert_eq!(short(Span(Duration::from_nanos(nanos))), text);
         }
     }
 
