@@ -255,14 +255,17 @@ impl LoadFlags {
             ("poisson" | "constant", None) if self.arrivals.is_none() => {
                 // Only the duration was given: the scenario's last phase for so long.
                 let last = scenario.phases.iter().rev().find(|phase| !phase.warm_up);
-                last.map(|phase| phase.arrivals.clone())
-                    .ok_or_else(|| "expected --rate or --arrivals beside --duration or --requests".into())
+                last.map(|phase| phase.arrivals.clone()).ok_or_else(|| {
+                    "expected --rate or --arrivals beside --duration or --requests".into()
+                })
             }
-            ("poisson" | "constant", None) => Err(format!("--arrivals {name}: expected --rate beside it")),
+            ("poisson" | "constant", None) => {
+                Err(format!("--arrivals {name}: expected --rate beside it"))
+            }
             (other, None) => other.parse().map_err(|e| format!("--arrivals {e}")),
-            (other, Some(_)) => {
-                Err(format!("--rate goes with poisson and constant; --arrivals {other} has rates of its own"))
-            }
+            (other, Some(_)) => Err(format!(
+                "--rate goes with poisson and constant; --arrivals {other} has rates of its own"
+            )),
         }
     }
 
@@ -272,7 +275,10 @@ impl LoadFlags {
         let [phase] = &scenario.phases[..] else { return };
         let steady = matches!(
             phase.arrivals,
-            Pattern::Poisson(_) | Pattern::Constant(_) | Pattern::Closed { .. } | Pattern::Bursts { .. }
+            Pattern::Poisson(_)
+                | Pattern::Constant(_)
+                | Pattern::Closed { .. }
+                | Pattern::Bursts { .. }
         );
         if steady && !warm_up.0.is_zero() {
             let spec = PhaseSpec {
@@ -331,7 +337,8 @@ mod tests {
         assert_eq!(scenario.target.headers["a"], "b");
         assert_eq!(scenario.slo.objectives().len(), 3);
         let phases = scenario.resolve().unwrap().phases;
-        let shown: Vec<_> = phases.iter().map(|p| (&*p.name, p.warm_up, p.until.duration)).collect();
+        let shown: Vec<_> =
+            phases.iter().map(|p| (&*p.name, p.warm_up, p.until.duration)).collect();
         let seconds = |n| Some(std::time::Duration::from_secs(n));
         assert_eq!(shown, [("warm-up", true, seconds(1)), ("load", false, seconds(30))]);
     }

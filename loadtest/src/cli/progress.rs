@@ -68,7 +68,11 @@ impl Teller {
     }
 }
 
-fn line(name: &str, progress: &Progress, (latency, lag, span): (&Times, &Times, Duration)) -> String {
+fn line(
+    name: &str,
+    progress: &Progress,
+    (latency, lag, span): (&Times, &Times, Duration),
+) -> String {
     let time = |nanos| units::short(Span(Duration::from_nanos(nanos)));
     let failed: u64 = progress
         .ended

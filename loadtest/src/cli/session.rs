@@ -81,7 +81,12 @@ impl Session {
             shard,
             timeout: scenario.target.timeout.map_or(TIMEOUT, |timeout| timeout.0),
         };
-        Ok(Session { plan, url: url.to_owned(), control: Control { stop }, teller: Teller::new(quiet) })
+        Ok(Session {
+            plan,
+            url: url.to_owned(),
+            control: Control { stop },
+            teller: Teller::new(quiet),
+        })
     }
 
     /// The plan of a run of these phases.
@@ -90,7 +95,12 @@ impl Session {
     }
 
     /// What of the server is to be looked at during a run.
-    pub fn scrape(&self, scenario: &Scenario, asked: Option<&str>, pids: &[u32]) -> Result<scrape::Options, String> {
+    pub fn scrape(
+        &self,
+        scenario: &Scenario,
+        asked: Option<&str>,
+        pids: &[u32],
+    ) -> Result<scrape::Options, String> {
         let metrics = match asked.or(scenario.target.metrics.as_deref()) {
             None => Metrics::guess(&self.plan.target),
             Some("off") => Metrics::Off,
@@ -127,7 +137,8 @@ impl Session {
     }
 
     pub fn callers(&self) -> usize {
-        let streams = if self.plan.target.protocol == Protocol::Grpc { self.plan.streams } else { 1 };
+        let streams =
+            if self.plan.target.protocol == Protocol::Grpc { self.plan.streams } else { 1 };
         self.plan.connections.saturating_mul(streams)
     }
 
