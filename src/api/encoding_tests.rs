@@ -105,7 +105,7 @@ fn an_answers_coding_is_what_the_client_weighs_most() {
     }
     assert_eq!(accepted(&Heads::of(&HeaderMap::new())), Identity);
     let lines = headers(&[("accept-encoding", "br"), ("accept-encoding", "deflate")]);
-    assert_eq!(accepted(&lines), Deflate);
+    assert_eq!(accepted(&Heads::of(&lines)), Deflate);
 }
 
 #[test]

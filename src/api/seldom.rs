@@ -74,11 +74,7 @@ impl<F: Future> Future for Seldom<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::{pending, poll_fn},
-        sync::atomic::AtomicUsize,
-        time::Duration,
-    };
+    use std::{future::poll_fn, sync::atomic::AtomicUsize};
 
     use super::*;
 
@@ -108,17 +104,20 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn it_wakes_the_task_that_polled_it_last() {
-        let mut seldom = Box::pin(Seldom::new(tokio::time::sleep(Duration::from_secs(3))));
+        let bell = Arc::new(tokio::sync::Notify::new());
+        let rung = bell.clone();
+        let mut seldom = Box::pin(Seldom::new(async move { rung.notified().await }));
         tokio::select! {
             biased;
-            () = &mut seldom => unreachable!("three seconds have not passed"),
+            () = &mut seldom => unreachable!("nothing has rung"),
             () = tokio::task::yield_now() => {}
         }
         // Another task now waits for it.
-        tokio::spawn(seldom).await.unwrap();
-        let never = tokio::time::timeout(Duration::from_secs(1), Seldom::new(pending::<()>()));
-        assert!(never.await.is_err());
+        let waiting = tokio::spawn(seldom);
+        tokio::task::yield_now().await;
+        bell.notify_one();
+        waiting.await.unwrap();
     }
 }

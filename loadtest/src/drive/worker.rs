@@ -65,6 +65,8 @@ pub struct Worker<'a> {
     places: Vec<Place>,
     /// Where to look for room first.
     next: usize,
+    /// Connections with something to write.
+    touched: Vec<usize>,
     backlog: VecDeque<(Shot, bool)>,
     in_flight: usize,
     book: Book,
@@ -98,6 +100,7 @@ impl<'a> Worker<'a> {
             epoll,
             places: (0..connections).map(|_| down()).collect(),
             next: 0,
+            touched: Vec::new(),
             backlog: VecDeque::new(),
             in_flight: 0,
             book: Book::default(),
@@ -243,7 +246,6 @@ impl<'a> Worker<'a> {
 
     /// Sends what waits, as far as there is room.
     fn send(&mut self, arriving: &mut Arriving<'_>) {
-        let mut touched = false;
         while let Some((shot, again)) = self.backlog.front().copied() {
             let Some(at) = self.room() else { break };
             let Place::Up(conn) = &mut self.places[at] else { break };
@@ -253,7 +255,9 @@ impl<'a> Worker<'a> {
             let flight = Flight { due, sent, request, again };
             let result = conn.send(flight, &self.plan.requests[request]);
             self.in_flight += 1;
-            touched = true;
+            if !self.touched.contains(&at) {
+                self.touched.push(at);
+            }
             match result {
                 Ok(bytes) => {
                     let key = self.key(due, request);
@@ -262,14 +266,12 @@ impl<'a> Worker<'a> {
                 Err(error) => self.lose(at, Code::Broken, &error.to_string(), arriving),
             }
         }
-        // One write for all the frames that were put on a connection.
-        if touched {
-            self.flush(arriving);
-        }
+        self.flush(arriving);
     }
 
+    /// One write for all the frames that were put on a connection.
     fn flush(&mut self, arriving: &mut Arriving<'_>) {
-        for at in 0..self.places.len() {
+        while let Some(at) = self.touched.pop() {
             if let Place::Up(conn) = &mut self.places[at]
                 && let Err(error) = conn.flush(&self.epoll, at as u64)
             {
