@@ -131,7 +131,20 @@ faketime() {
   echo "test clients: libfaketime is now in $dest"
 }
 
+# A browser, for the pages that people look at. Its libraries are many: it is installed and not unpacked, where that is allowed.
+browser() {
+  command -v chromium >/dev/null && { echo "test clients: chromium is there"; return; }
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || {
+    echo "test clients: chromium is missing (Debian: apt-get install chromium): pages are not looked at" >&2
+    return
+  }
+  echo "test clients: installing chromium"
+  { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1 ||
+    echo "test clients: chromium cannot be installed: pages are not looked at" >&2
+}
+
 environment
 perf_analyzer
 faketime
+browser
 tool promtool prometheus usr/bin/promtool

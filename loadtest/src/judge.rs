@@ -306,7 +306,9 @@ pub fn judge(slos: &[Slo], measured: &Measured, frame: &Frame) -> Verdict {
 }
 
 fn late(phase: &str, lag: u64) -> String {
-    let lag = Span(Duration::from_nanos(lag));
+    // To three digits: more say nothing.
+    let unit = 10u64.pow(lag.checked_ilog10().unwrap_or(0).saturating_sub(2));
+    let lag = Span(Duration::from_nanos(lag / unit * unit));
     format!(
         "phase {phase}: the generator kept its schedule only to {lag} (p99); latencies count from the schedule and include that"
     )

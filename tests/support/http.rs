@@ -111,7 +111,13 @@ impl Http {
 
     fn fill(&mut self) -> io::Result<bool> {
         let mut part = [0; 1 << 14];
-        let read = self.socket.read(&mut part)?;
+        let read = loop {
+            match self.socket.read(&mut part) {
+                // A read with a time limit is not taken up again when the machine stands still for a moment.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.buffer.extend_from_slice(&part[..read]);
         Ok(read > 0)
     }

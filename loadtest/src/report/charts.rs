@@ -43,11 +43,18 @@ fn counts_axis(title: &'static str) -> Axis<'static> {
     Axis { title, scale: Scale::Linear, text: &|n| number(n) }
 }
 
-/// When a second of a phase was, since the run began.
+/// When a second of a phase was, since the run began. The phases of a search are runs of their own: one after the other.
 fn moment(report: &Report, second: &Second) -> f64 {
     let origin = report.began_ns.first().copied().unwrap_or(0);
-    let began = report.began_ns.get(second.phase).copied().unwrap_or(0);
-    began.saturating_sub(origin) as f64 / 1e9 + second.second as f64
+    let mut start = 0;
+    for phase in 0..=second.phase {
+        let began = report.began_ns.get(phase).copied().unwrap_or(0).saturating_sub(origin);
+        start = start.max(began);
+        if phase < second.phase {
+            start += report.took_ns.get(phase).copied().unwrap_or(0);
+        }
+    }
+    start as f64 / 1e9 + second.second as f64
 }
 
 /// A line over the seconds of the run.
