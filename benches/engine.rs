@@ -81,7 +81,8 @@ fn engine() -> Engine {
     for (name, execution) in [("turn", Execution::Turn), ("executor", Execution::Batch)] {
         let version = version(&pool, name, execution);
         let versions = [(1, State::Ready(version.clone()))].into_iter().collect();
-        let model = Model { name: name.into(), failed: None, versions, current: Some(version) };
+        let current = Some(version);
+        let model = Model { name: name.into(), versions, current, ..Model::default() };
         table.models.insert(name.into(), Arc::new(model));
     }
     let options =

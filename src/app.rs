@@ -40,7 +40,7 @@ use crate::{
         self,
         check::Checked,
         loader::Backends,
-        manager::{self, Deps, Manager},
+        manager::{Deps, Manager},
         options::Load,
     },
     runtime,
@@ -255,6 +255,7 @@ impl Server {
             ready: manager.ready.clone(),
             shutdown: listener.clone(),
             control: config.control,
+            calls: manager.control.clone(),
             limits: body_limits(config),
             budget: engine.budget.clone(),
             log_format: config.log.format,
@@ -293,7 +294,7 @@ impl Server {
         let manager = self.manager.clone();
         let told = thread::Builder::new().name("onnxd-banner".into()).spawn(move || {
             while !manager.wait_initial(EXPLAIN_LIMIT) {}
-            banner(&manager::banner(&manager.table.load(), &models));
+            banner(&repository::banner::banner(&manager.table.load(), &models));
         });
         if let Err(error) = told {
             tracing::warn!(%error, "the banner's thread could not be started");

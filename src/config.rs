@@ -12,8 +12,9 @@ use crate::{
         auth::{callers::Callers, options::AuthOptions},
         tls::TlsOptions,
     },
-    repository::options::{
-        Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml,
+    repository::{
+        lifecycle_options::LifecycleOptions,
+        options::{Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml},
     },
     telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
 };
@@ -34,6 +35,8 @@ pub struct Config {
     /// Versions opened at once, on threads of low priority. 0 (default): one for every two cores of the budget, so that
     /// loading never takes the machine from what serves.
     pub load_threads: usize,
+    /// How versions come and go while the server runs.
+    pub lifecycle: LifecycleOptions,
 
     /// Address of the HTTP port: `HOST:PORT`, `unix:PATH` or `off`. Default: `127.0.0.1:8000`, Triton's port, on
     /// loopback, since whoever reaches the port may use every model.
@@ -127,6 +130,7 @@ impl Default for Config {
             load: repository.load,
             readiness: repository.readiness,
             load_threads: repository.load_threads,
+            lifecycle: repository.lifecycle,
             http: port(8000),
             grpc: port(8001),
             operator: port(8002),
@@ -175,6 +179,7 @@ impl Config {
             load: self.load.clone(),
             readiness: self.readiness,
             load_threads: self.load_threads,
+            lifecycle: self.lifecycle.clone(),
             defaults: self.defaults.clone(),
         }
     }

@@ -98,6 +98,11 @@ fn operators() {
 }
 
 #[test]
+fn control() {
+    run_on("test_control.py", &[], &[], &|command, _| drop(command.arg("--control")));
+}
+
+#[test]
 fn openapi() {
     run("test_openapi.py", &EXAMPLES, &[]);
 }

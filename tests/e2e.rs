@@ -18,6 +18,8 @@ mod clock;
 mod command_line;
 #[path = "e2e/compressed.rs"]
 mod compressed;
+#[path = "e2e/control.rs"]
+mod control;
 #[path = "e2e/deadlines.rs"]
 mod deadlines;
 #[path = "e2e/drain.rs"]

@@ -80,7 +80,7 @@ const SPAWNERS: [(&str, &str); 5] = [
     ),
     ("app.rs", "the watch over the start, and waiting for threads to end at a stop"),
     ("batcher/executor.rs", "the executors and their reserve, and those of each device's lane"),
-    ("repository/manager.rs", "the manager and the loaders"),
+    ("repository/manager.rs", "the manager, its eyes and its sweeper, and the loaders"),
     ("telemetry/logs.rs", "the log's writer"),
 ];
 

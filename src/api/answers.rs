@@ -6,7 +6,6 @@ use super::{errors::not_here, proto};
 use crate::{
     repository::{
         config::{ModelConfig, on_gpu},
-        store::check_name,
         table::{Model, State, Table, Version},
     },
     telemetry::stats::Tally,
@@ -173,7 +172,8 @@ pub fn repository_index(table: &Table, ready: bool) -> proto::RepositoryIndexRes
     let mut models = Vec::new();
     for model in by_name(table) {
         for (number, state) in &model.versions {
-            models.push(index_entry(model, number.to_string(), state.index_name(), state.reason()));
+            let reason = model.reason(*number, state);
+            models.push(index_entry(model, number.to_string(), state.index_name(), reason));
         }
         if model.versions.is_empty() {
             let reason = model.failed.as_deref().unwrap_or("it has no version");
@@ -219,23 +219,6 @@ pub fn control_target<'a>(repository: &'a str, model: &'a str) -> Result<&'a str
     Ok(model)
 }
 
-/// Checks a load or unload call: first the name, then whether this port may.
-///
-/// # Errors
-/// `InvalidArgument` for what can be no name, `NotFound` for an unknown model, `PermissionDenied` where the port does
-/// not carry such calls, and `Unimplemented` for what passes all that.
-pub fn control(table: &Table, model: &str, allowed: bool) -> Result<(), Error> {
-    check_name(model).map_err(Error::invalid)?;
-    table.model(model)?;
-    if !allowed {
-        return Err(Error::new(
-            Code::PermissionDenied,
-            "this port does not load or unload models: start the server with --control, or call the operator port",
-        ));
-    }
-    Err(not_here("loading and unloading by call"))
-}
-
 /// No region of shared memory is ever registered.
 ///
 /// # Errors
@@ -256,29 +239,31 @@ pub fn models(table: &Table) -> Value {
 }
 
 fn operator_model(model: &Model) -> Value {
-    let versions: Vec<Value> = model
-        .versions
-        .iter()
-        .map(|(number, state)| match state {
-            State::Ready(version) => json!({
-                "version": number,
-                "state": state.index_name(),
-                "platform": version.platform,
-                "backend": version.backend,
-                "providers": version.providers,
-            }),
-            _ => json!({
-                "version": number,
-                "state": state.index_name(),
-                "reason": state.reason(),
-            }),
-        })
-        .collect();
+    let current = model.current.as_ref().map(|version| version.number);
+    let version = |(number, state): (&u64, &State)| {
+        let mut row = json!({
+            "version": number,
+            "state": state.index_name(),
+            "standing": state.label(),
+            "traffic_share": if current == Some(*number) { 1.0 } else { 0.0 },
+            "reason": model.reason(*number, state),
+        });
+        if let State::Ready(version) | State::Kept(version) = state {
+            row["platform"] = version.platform.into();
+            row["backend"] = version.backend.into();
+            row["providers"] = version.providers.clone().into();
+            row["memory_bytes"] = version.weight_bytes.into();
+            row["sha256"] = version.sha256.clone().into();
+        }
+        row
+    };
     json!({
         "name": model.name,
-        "current": model.current.as_ref().map(|version| version.number),
+        "current": current,
         "failed": model.failed,
-        "versions": versions,
+        "notice": model.notice,
+        "decided_by": if model.by_call { "calls" } else { "directory" },
+        "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
     })
 }
 

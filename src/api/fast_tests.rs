@@ -116,7 +116,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         explanation: serde_json::Value::Null,
     });
     let versions = [(1, State::Ready(version.clone()))].into_iter().collect();
-    Model { name, failed: None, versions, current: Some(version) }
+    Model { name, versions, current: Some(version), ..Model::default() }
 }
 
 /// What a client sees of an answer: status, message and details of either head or trailers, and the body.

@@ -23,6 +23,7 @@ use crate::{
         served::{Served, ServedParts, Sessions},
     },
     repository::{
+        calls::{self, Call, Control},
         options::ModelOptions,
         table::{Model, State, Table, Version},
     },
@@ -32,7 +33,7 @@ use crate::{
     telemetry::{logs::Format, stats::VersionStats},
     types::{
         datatype::Datatype,
-        error::Error,
+        error::{Code, Error},
         model::{Dim, Signature, TensorSpec},
         request::InferRequest,
         tensor::TensorView,
@@ -98,11 +99,32 @@ pub fn api() -> Api {
         ready: watch::channel(true).1,
         shutdown: serving(),
         control: false,
+        calls: calls(),
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
         log_format: Format::Text,
         traced: None,
     }
+}
+
+/// A manager's stand-in: knows the models of `api`, refuses `broken`, and does nothing.
+fn calls() -> Control {
+    let (control, calls) = calls::channel();
+    std::thread::spawn(move || {
+        for Call { command, reply } in calls {
+            let models = command.models();
+            let unknown = |m: &&String| !["digits", "broken", "empty"].contains(&&***m);
+            let answer = match models.iter().find(unknown) {
+                Some(model) => {
+                    Err(Error::new(Code::NotFound, format!("there is no model '{model}'")))
+                }
+                None if models.contains(&"broken".into()) => Err(Error::invalid("version 1: no")),
+                None => Ok(()),
+            };
+            let _ = reply.send(answer);
+        }
+    });
+    control
 }
 
 fn model(name: &str, versions: Vec<(u64, State)>) -> Model {
@@ -111,7 +133,7 @@ fn model(name: &str, versions: Vec<(u64, State)>) -> Model {
         State::Ready(version) => Some(version.clone()),
         _ => None,
     });
-    Model { name: name.into(), failed: None, versions, current }
+    Model { name: name.into(), versions, current, ..Model::default() }
 }
 
 fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {

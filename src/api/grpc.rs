@@ -1,6 +1,6 @@
 //! The gRPC service behind the fast lane: tonic's generated trait over the same answers as HTTP gives.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+use serde_json::Value;
 use tonic::{
     Request, Response as Reply, Status, Streaming, codegen::BoxStream, metadata::MetadataMap,
 };
@@ -17,6 +18,7 @@ use tower::{Service, ServiceExt};
 
 use super::{
     answers,
+    control::Verb,
     errors::{grpc_status, http_response, not_here},
     http, model_config,
     proto::{
@@ -186,10 +188,32 @@ impl Handlers {
             .map_err(|error| Error::internal(format!("the answer does not decode: {error}")))
     }
 
-    fn control<T>(&self, request: &Request<T>, repository: &str, model: &str) -> Result<(), Error> {
+    /// Does a load or unload call, and says which model it meant.
+    async fn control<T>(
+        &self,
+        request: &Request<T>,
+        verb: Verb,
+        named: (&str, &str),
+        parameters: &HashMap<String, proto::ModelRepositoryParameter>,
+    ) -> Result<String, Error> {
+        let (repository, model) = named;
         let model = answers::control_target(repository, model)?;
         may_use(request, model)?;
-        answers::control(&self.0.table.load(), model, self.0.control)
+        self.0.may_control(model)?;
+        let parameters = parameters.iter().map(|(name, value)| (name.clone(), json(value)));
+        self.0.control(verb, model, &parameters.collect()).await?;
+        Ok(model.to_owned())
+    }
+}
+
+/// A parameter as HTTP would have it. Bytes have no such form: nothing that is honoured is bytes.
+fn json(parameter: &proto::ModelRepositoryParameter) -> Value {
+    use proto::model_repository_parameter::ParameterChoice;
+    match &parameter.parameter_choice {
+        Some(ParameterChoice::BoolParam(value)) => Value::from(*value),
+        Some(ParameterChoice::Int64Param(value)) => Value::from(*value),
+        Some(ParameterChoice::StringParam(value)) => Value::from(value.as_str()),
+        Some(ParameterChoice::BytesParam(_)) | None => Value::Null,
     }
 }
 
@@ -297,8 +321,14 @@ impl GrpcInferenceService for Handlers {
         request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answered<proto::RepositoryModelLoadResponse> {
         let asked = request.get_ref();
-        let done = self.control(&request, &asked.repository_name, &asked.model_name);
-        answer(done.map(|()| proto::RepositoryModelLoadResponse {}))
+        let named = (&*asked.repository_name, &*asked.model_name);
+        let done = self.control(&request, Verb::Load, named, &asked.parameters).await;
+        answer(
+            done.map(|model_name| proto::RepositoryModelLoadResponse {
+                model_name,
+                is_loaded: true,
+            }),
+        )
     }
 
     async fn repository_model_unload(
@@ -306,8 +336,12 @@ impl GrpcInferenceService for Handlers {
         request: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answered<proto::RepositoryModelUnloadResponse> {
         let asked = request.get_ref();
-        let done = self.control(&request, &asked.repository_name, &asked.model_name);
-        answer(done.map(|()| proto::RepositoryModelUnloadResponse {}))
+        let named = (&*asked.repository_name, &*asked.model_name);
+        let done = self.control(&request, Verb::Unload, named, &asked.parameters).await;
+        answer(done.map(|model_name| proto::RepositoryModelUnloadResponse {
+            model_name,
+            is_unloaded: true,
+        }))
     }
 
     async fn system_shared_memory_status(

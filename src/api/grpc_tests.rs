@@ -119,7 +119,10 @@ async fn load_and_unload_by_either_contract() {
     for method in ["RepositoryModelLoad", "RepositoryModelUnload"] {
         for (control, repository, model, code) in [
             (false, "", "digits", 7),
-            (true, "", "digits", 12),
+            (true, "", "digits", 0),
+            (true, "digits", "", 0),
+            (true, "", "broken", 3),
+            (true, "", "nosuch", 5),
             // KServe's contract: the name at number 1.
             (false, "digits", "", 7),
             (false, "elsewhere", "digits", 12),

@@ -5,13 +5,13 @@ use std::{borrow::Cow, sync::Arc};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{FromRequestParts, Path, Request, State, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::BytesRejection},
     http::{Method, Response, StatusCode, Uri, request::Parts},
     middleware,
     response::IntoResponse,
     routing::{get, post},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -20,12 +20,14 @@ use super::{
     answers,
     auth::roles::Port,
     coded,
+    control::{ControlRequest, Verb},
     errors::{Failure, http_response, not_here},
     grpc, health,
     openapi::{MODEL, Routes, VERSION, of_model, with_document},
     proto, reflection,
     schema::{
-        Binary, BodyErrors, InferErrors, InferRequest, InferResponse, ModelErrors, example_request,
+        Binary, BodyErrors, ControlErrors, InferErrors, InferRequest, InferResponse, ModelErrors,
+        example_request,
     },
     settings,
     state::Api,
@@ -75,8 +77,8 @@ pub fn health() -> Routes {
 pub fn repository() -> Routes {
     Routes::new()
         .routes(routes!(index))
-        .route("/v2/repository/models/{model}/load", post(control))
-        .route("/v2/repository/models/{model}/unload", post(control))
+        .routes(routes!(load))
+        .routes(routes!(unload))
         .route("/v2/repository/{repository}/index", post(named_repository))
         .route("/v2/repository/{repository}/models/{model}/load", post(named_repository))
         .route("/v2/repository/{repository}/models/{model}/unload", post(named_repository))
@@ -305,24 +307,64 @@ struct IndexRequest {
     responses((status = 200, body = [proto::repository_index_response::ModelIndex]), BodyErrors))]
 async fn index(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
     let body = whole(body)?;
-    let asked = if body.trim_ascii().is_empty() {
-        IndexRequest::default()
-    } else {
-        // By way of a map: a struct would be read from an array too.
-        serde_json::from_slice::<Option<Map<String, Value>>>(&body)
-            .and_then(|read| serde_json::from_value(Value::Object(read.unwrap_or_default())))
-            .map_err(|error| {
-                Error::invalid(format!("the body is not as in {{\"ready\": true}}: {error}"))
-            })?
-    };
+    let asked: IndexRequest = read_body(&body, "{\"ready\": true}")?;
     let index = answers::repository_index(&api.table.load(), asked.ready);
     Ok(reply(StatusCode::OK, &index.models))
 }
 
-/// Load and unload: nothing of the body is read before the call is allowed.
-async fn control(State(api): State<Arc<Api>>, target: Target) -> Outcome {
-    answers::control(&api.table.load(), &target.model, api.control)?;
-    Ok(StatusCode::OK.into_response())
+/// A small body as JSON, `like` an example; an empty one is the default.
+pub fn read_body<T: Default + DeserializeOwned>(body: &[u8], like: &str) -> Result<T, Error> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    // By way of a map: a struct would be read from an array too.
+    serde_json::from_slice::<Option<Map<String, Value>>>(body)
+        .and_then(|read| serde_json::from_value(Value::Object(read.unwrap_or_default())))
+        .map_err(|error| Error::invalid(format!("the body is not as in {like}: {error}")))
+}
+
+/// What KServe's clients read; Triton's read the status.
+#[derive(Serialize, ToSchema)]
+struct Loaded {
+    name: String,
+    load: bool,
+}
+
+/// As `Loaded`.
+#[derive(Serialize, ToSchema)]
+struct Unloaded {
+    name: String,
+    unload: bool,
+}
+
+/// Load a model as its directory has it now, or one version of it
+///
+/// Answers once the version serves, or is refused. What serves meanwhile goes on.
+#[utoipa::path(post, path = "/v2/repository/models/{model}/load", tag = "repository",
+    request_body = Option<ControlRequest>,
+    responses((status = 200, body = Loaded), ControlErrors))]
+async fn load(State(api): State<Arc<Api>>, target: Target, request: Request) -> Outcome {
+    control(&api, Verb::Load, &target.model, request).await?;
+    Ok(reply(StatusCode::OK, &Loaded { name: target.model, load: true }))
+}
+
+/// Unload a model, or one version of it
+///
+/// Answers once no new request can reach it; requests under way are answered.
+#[utoipa::path(post, path = "/v2/repository/models/{model}/unload", tag = "repository",
+    request_body = Option<ControlRequest>,
+    responses((status = 200, body = Unloaded), ControlErrors))]
+async fn unload(State(api): State<Arc<Api>>, target: Target, request: Request) -> Outcome {
+    control(&api, Verb::Unload, &target.model, request).await?;
+    Ok(reply(StatusCode::OK, &Unloaded { name: target.model, unload: true }))
+}
+
+/// Nothing of the body is read before the call is allowed.
+async fn control(api: &Arc<Api>, verb: Verb, model: &str, request: Request) -> Result<(), Error> {
+    api.may_control(model)?;
+    let body = whole(Bytes::from_request(request, api).await)?;
+    let asked: ControlRequest = read_body(&body, "{\"parameters\": {\"version\": 1}}")?;
+    api.control(verb, model, &asked.parameters).await
 }
 
 async fn named_repository() -> Response<Body> {

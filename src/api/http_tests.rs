@@ -194,7 +194,8 @@ async fn load_and_unload_check_the_name_first() {
     for verb in ["load", "unload"] {
         for (control, model, status) in [
             (false, "digits", 403),
-            (true, "digits", 501),
+            (true, "nosuch", 404),
+            (true, "broken", 400),
             (false, "nosuch", 404),
             (false, "..%2fetc", 400),
             (true, "a%00b", 400),
@@ -205,6 +206,24 @@ async fn load_and_unload_check_the_name_first() {
             let answered = ask(api, "POST", &path, "").await;
             assert_eq!(answered.status, status, "{control} {path}");
             assert!(!answered.error().is_empty());
+        }
+        let api = || Api { control: true, ..fixture::api() };
+        let path = format!("/v2/repository/models/digits/{verb}");
+        for (body, status) in [
+            ("", 200),
+            ("{}", 200),
+            (r#"{"parameters":{"unload_dependents":false}}"#, 200),
+            (r#"{"parameters":{"version":1}}"#, 200),
+            (r#"{"parameters":{"config":"{}"}}"#, 400),
+            ("[]", 400),
+            ("{", 400),
+        ] {
+            let answered = ask(api(), "POST", &path, body).await;
+            assert_eq!(answered.status, status, "{body}");
+            match status {
+                200 => assert_eq!(answered.json(), json!({"name": "digits", verb: true})),
+                _ => assert!(!answered.error().is_empty()),
+            }
         }
         let refused = post_(&format!("/v2/repository/models/digits/{verb}"), "").await;
         assert!(refused.error().contains("--control"), "{}", refused.error());

@@ -9,6 +9,7 @@ pub mod body;
 pub mod codec;
 pub mod coded;
 pub mod connection;
+pub mod control;
 pub mod encoding;
 pub mod errors;
 pub mod fast;

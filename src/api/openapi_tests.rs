@@ -90,10 +90,12 @@ async fn the_data_ports_list_what_clients_call_and_leave_out_what_is_not_here() 
         "/v2/models/{model}/versions/{version}/config",
         "/v2/models/stats",
         "/v2/repository/index",
+        "/v2/repository/models/{model}/load",
+        "/v2/repository/models/{model}/unload",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    for part in ["generate", "load", "shared", "inference.GRPC", "admin"] {
+    for part in ["generate", "shared", "inference.GRPC", "admin"] {
         assert!(!paths.keys().any(|path| path.contains(part)), "{part}");
     }
     let paths = operator["paths"].as_object().unwrap();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Router,
-    body::Body,
-    extract::State,
+    body::{Body, Bytes},
+    extract::{State, rejection::BytesRejection},
     http::{Response, StatusCode, header},
     response::IntoResponse,
 };
@@ -14,11 +14,13 @@ use utoipa_axum::{router::UtoipaMethodRouterExt, routes};
 use super::{
     answers,
     auth::roles::Port,
-    http::{Outcome, Target, finish, health, reply, repository},
+    control::{ModelsRequest, RescanRequest, Verb},
+    http::{Outcome, Target, finish, health, read_body, reply, repository, whole},
     openapi::Routes,
-    schema::ModelErrors,
+    schema::{ControlErrors, ModelErrors},
     state::Api,
 };
+use crate::{repository::calls::Command, types::error::Error};
 
 /// Writes the metrics page.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -30,6 +32,9 @@ GET  /v2/health/ready                    whether every wanted model serves
 POST /v2/repository/index                every version with its state
 POST /v2/repository/models/NAME/load     load a model
 POST /v2/repository/models/NAME/unload   unload a model
+POST /admin/v1/models/load               load models, or versions, as one
+POST /admin/v1/models/unload             unload models, or versions, as one
+POST /admin/v1/models/rescan             look at the repository now
 GET  /admin/v1/models                    every model
 GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why
 GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
@@ -45,6 +50,9 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
             .merge(health())
             .merge(repository())
             .routes(routes!(models))
+            .routes(routes!(load_models))
+            .routes(routes!(unload_models))
+            .routes(routes!(rescan))
             .routes(routes!(explain))
             .routes(routes!(explain_version))
             .routes(routes!(root))
@@ -73,6 +81,50 @@ async fn page(Extension(metrics): Extension<Metrics>) -> impl IntoResponse {
     responses((status = 200, body = [Value])))]
 async fn models(State(api): State<Arc<Api>>) -> Response<Body> {
     reply(StatusCode::OK, &answers::models(&api.table.load()))
+}
+
+/// What a call about models comes back with: how they stand then.
+fn done(api: &Api) -> Outcome {
+    Ok(reply(StatusCode::OK, &answers::models(&api.table.load())))
+}
+
+/// Several models are named where several are meant: read strictly.
+fn read_models(body: Result<Bytes, BytesRejection>) -> Result<ModelsRequest, Error> {
+    let like = "{\"models\": [{\"name\": \"wine\", \"version\": 2}]}";
+    let read: Option<ModelsRequest> = serde_json::from_slice(&whole(body)?)
+        .map_err(|error| Error::invalid(format!("the body is not as in {like}: {error}")))?;
+    read.ok_or_else(|| Error::invalid(format!("the body is null, expected as in {like}")))
+}
+
+/// Load several models, or versions, as one: all of them serve, or nothing changes. Answers this machine only, until
+/// callers are configured
+#[utoipa::path(post, path = "/admin/v1/models/load", tag = "models", request_body = ModelsRequest,
+    responses((status = 200, body = [Value]), ControlErrors))]
+async fn load_models(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
+    api.calls.ask(Verb::Load.command(read_models(body)?.targets())).await?;
+    done(&api)
+}
+
+/// Unload several models, or versions, as one. Answers this machine only, until callers are configured
+#[utoipa::path(post, path = "/admin/v1/models/unload", tag = "models", request_body = ModelsRequest,
+    responses((status = 200, body = [Value]), ControlErrors))]
+async fn unload_models(
+    State(api): State<Arc<Api>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Outcome {
+    api.calls.ask(Verb::Unload.command(read_models(body)?.targets())).await?;
+    done(&api)
+}
+
+/// Look at the whole repository now; the models that are named are given back to their directories. Answers this machine
+/// only, until callers are configured
+#[utoipa::path(post, path = "/admin/v1/models/rescan", tag = "models",
+    request_body = Option<RescanRequest>,
+    responses((status = 200, body = [Value]), ControlErrors))]
+async fn rescan(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>) -> Outcome {
+    let asked: RescanRequest = read_body(&whole(body)?, "{\"models\": [\"wine\"]}")?;
+    api.calls.ask(Command::Rescan(asked.models)).await?;
+    done(&api)
 }
 
 /// What was decided about a model's current version, and why. Answers this machine only, until callers are configured
@@ -130,7 +182,10 @@ mod tests {
             ("GET", "/admin/v1/explain/nosuch", 404),
             ("POST", "/v2/repository/index", 200),
             // Not 403, whatever the data ports allow.
-            ("POST", "/v2/repository/models/digits/load", 501),
+            ("POST", "/v2/repository/models/digits/load", 200),
+            ("POST", "/v2/repository/models/nosuch/unload", 404),
+            ("POST", "/admin/v1/models/load", 400),
+            ("POST", "/admin/v1/models/rescan", 200),
             ("PUT", "/admin/v1/models", 405),
         ] {
             assert_eq!(ask(method, path).await.0, status, "{path}");

@@ -58,6 +58,23 @@ impl IntoResponses for BodyErrors {
     }
 }
 
+/// What a call that changes which versions serve is refused with.
+pub struct ControlErrors;
+
+impl IntoResponses for ControlErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[
+            Code::InvalidArgument,
+            Code::PermissionDenied,
+            Code::NotFound,
+            Code::TooLarge,
+            Code::UnsupportedEncoding,
+            Code::Overloaded,
+            Code::Unavailable,
+        ])
+    }
+}
+
 /// These codes as responses: status and condition are the table's. Codes of one status share its response.
 pub fn errors(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
     let mut conditions: BTreeMap<u16, Vec<&str>> = BTreeMap::new();

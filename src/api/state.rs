@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::body::BodyLimits;
 use crate::{
-    repository::table::SharedTable,
+    repository::{calls::Control, table::SharedTable},
     serving::{caller::Caller, engine::Engine, memory::Budget},
     shutdown::{self, Phase},
     telemetry::{clock::now, logs::Format},
@@ -55,6 +55,8 @@ pub struct Api {
     pub shutdown: shutdown::Listener,
     /// Whether this port carries the repository's load and unload calls.
     pub control: bool,
+    /// Where those calls go.
+    pub calls: Control,
     /// What a request's message or body is held to.
     pub limits: BodyLimits,
     /// What bodies are charged to.

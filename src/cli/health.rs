@@ -2,8 +2,6 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
-    os::unix::net::UnixStream,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -11,6 +9,7 @@ use std::{
 
 use super::{
     Failure,
+    client::{self, Over, escaped},
     output::{self, Output},
     settings::Ports,
 };
@@ -90,58 +89,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-/// How the port is spoken to.
-enum Over<'a> {
-    Plain,
-    Tls(Option<tls_probe::Pair<'a>>),
-}
-
-impl Over<'_> {
-    fn exchange(&self, stream: impl Read + Write, path: &str) -> io::Result<u16> {
-        match self {
-            Over::Plain => exchange(stream, path),
-            Over::Tls(pair) => exchange(tls_probe::over(stream, pair.as_ref())?, path),
-        }
-    }
-}
-
 /// The status of `GET path`.
 fn get(address: &Address, over: &Over<'_>, path: &str, timeout: Duration) -> io::Result<u16> {
-    match address {
-        Address::Tcp(address) => {
-            let stream = connect(&reachable(address), timeout)?;
-            stream.set_read_timeout(Some(timeout))?;
-            stream.set_write_timeout(Some(timeout))?;
-            over.exchange(stream, path)
-        }
-        Address::Unix(path_of_socket) => {
-            let stream = UnixStream::connect(path_of_socket)?;
-            stream.set_read_timeout(Some(timeout))?;
-            stream.set_write_timeout(Some(timeout))?;
-            over.exchange(stream, path)
-        }
-        Address::Off => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the port is off")),
-    }
-}
-
-/// A server that listens on every address is asked on loopback.
-fn reachable(address: &str) -> String {
-    match address.rsplit_once(':') {
-        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
-        Some(("[::]", port)) => format!("[::1]:{port}"),
-        _ => address.to_owned(),
-    }
-}
-
-fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    client::over(address, over, timeout, |stream| exchange(stream, path))
 }
 
 fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<u16> {
@@ -157,20 +107,6 @@ fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<u16> {
 fn status(head: &[u8]) -> Option<u16> {
     let text = std::str::from_utf8(head).ok()?;
     text.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
-}
-
-/// A model's name as a segment of a path.
-fn escaped(name: &str) -> String {
-    let mut out = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(byte));
-            }
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -215,13 +151,5 @@ mod tests {
         let error = get(&address, &Over::Plain, "/", Duration::from_millis(50))
             .expect_err("nobody answers");
         assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
-    }
-
-    #[test]
-    fn names_and_addresses_are_made_fit() {
-        assert_eq!(escaped("a b/ü"), "a%20b%2F%C3%BC");
-        assert_eq!(reachable("0.0.0.0:8000"), "127.0.0.1:8000");
-        assert_eq!(reachable("[::]:8000"), "[::1]:8000");
-        assert_eq!(reachable("models:8000"), "models:8000");
     }
 }

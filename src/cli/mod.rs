@@ -2,11 +2,13 @@
 //! 4 too little data to say.
 
 pub mod check;
+pub mod client;
 pub mod completions;
 pub mod explain;
 pub mod health;
 pub mod key;
 pub mod man;
+pub mod models;
 pub mod output;
 pub mod serve;
 pub mod settings;
@@ -54,6 +56,7 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Health(health::Args),
+    Models(models::Args),
     Key(key::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -108,6 +111,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Health(args) => health::run(&args),
+        Command::Models(args) => models::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -1,6 +1,6 @@
 //! Validates a repository without serving it: what `onnxd check` prints.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     entry::{Entry, entries},
@@ -31,16 +31,15 @@ pub struct Verdict {
 /// Opens what a server would load, one after another, and closes it again. The error is one that would end the start.
 pub fn check(options: &Options, backends: &Backends) -> Result<Verdict, String> {
     options.check()?;
-    let repository = Repository::scan(&options.models)?;
+    let repository = Arc::new(Repository::scan(&options.models)?);
     let mut verdict = Verdict { versions: Vec::new(), ready: true };
-    for entry in entries(&repository, options)?.values_mut().filter(|e| e.wanted) {
-        check_model(&repository, backends, entry, options.readiness, &mut verdict);
+    for entry in entries(&repository, options)?.values_mut().filter(|e| e.wanted()) {
+        check_model(backends, entry, options.readiness, &mut verdict);
     }
     Ok(verdict)
 }
 
 fn check_model(
-    repository: &Repository,
     backends: &Backends,
     entry: &mut Entry,
     readiness: Readiness,
@@ -54,13 +53,13 @@ fn check_model(
         verdict.versions.push(Checked { model: model.clone(), version: None, outcome });
     }
     loop {
-        let jobs = entry.advance();
+        let jobs = entry.advance(Instant::now());
         if jobs.is_empty() {
             break;
         }
         for job in jobs {
-            let outcome = guarded(|| open(repository, backends, &measurements, 1, &job))
-                .map(|opened| opened.backend.describe());
+            let outcome = guarded(|| open(backends, &measurements, 1, &job))
+                .map(|opened| opened.map(|o| o.backend.describe()).unwrap_or_default());
             entry.tried(job.number, outcome.as_ref().map(|_| ()).map_err(String::clone));
             verdict.versions.push(Checked {
                 model: model.clone(),

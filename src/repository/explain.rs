@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{entry::Job, latency::Latency, loader::Opened};
+use super::{job::Job, latency::Latency, loader::Opened};
 use crate::{
     batcher::mode::Choice,
     types::model::{Signature, TensorSpec},

@@ -3,10 +3,7 @@
 use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,8 +11,8 @@ use crossbeam_channel::Sender;
 use sha2::{Digest, Sha256};
 
 use super::{
-    entry::Job,
     explain,
+    job::Job,
     latency::{LONG_ENOUGH, Latency, OFFERED_WEIGHTS},
     manager::Deps,
     measured::{Measurements, Origin},
@@ -23,6 +20,7 @@ use super::{
     padded::Padded,
     store::Repository,
     table::Version,
+    wrapped::{Budget, Wrapped},
 };
 use crate::{
     batcher::{
@@ -36,13 +34,10 @@ use crate::{
         graph::Graph,
         options::{BackendChoice, SessionOptions},
         probe::{self, Probe},
-        session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
+        session::{Backend, ModelSource, Session},
     },
     telemetry::stats::VersionStats,
-    types::{
-        model::{Dim, Signature},
-        tensor::TensorView,
-    },
+    types::model::{Dim, Signature},
 };
 
 /// Weights below this: a session for each thread that runs models, since a shared one contends for its arena. Above,
@@ -124,6 +119,22 @@ pub struct Opened {
     pub probe_time: Duration,
 }
 
+/// What came of a job that went well.
+pub enum Outcome {
+    Opened(Arc<Version>),
+    /// The files are those that serve.
+    Same,
+}
+
+impl Outcome {
+    pub fn version(self) -> Option<Arc<Version>> {
+        match self {
+            Outcome::Opened(version) => Some(version),
+            Outcome::Same => None,
+        }
+    }
+}
+
 /// A run of a version panicked.
 #[derive(Clone, Debug)]
 pub struct Panicked {
@@ -135,7 +146,6 @@ pub struct Panicked {
 
 /// Opens versions and makes them ready to serve.
 pub struct Loader {
-    repository: Arc<Repository>,
     backends: Backends,
     pool: Arc<Pool>,
     devices: Arc<Devices>,
@@ -146,27 +156,24 @@ pub struct Loader {
 
 impl Loader {
     /// `panics` is told of every panic around a session that this loader opened, unless it is full.
-    pub fn new(
-        repository: Arc<Repository>,
-        deps: Deps,
-        measurements: Measurements,
-        panics: Sender<Panicked>,
-    ) -> Loader {
-        let budget = Arc::new(Budget { left: AtomicU64::new(REPLICA_BUDGET) });
+    pub fn new(deps: Deps, measurements: Measurements, panics: Sender<Panicked>) -> Loader {
+        let budget = Budget::new(REPLICA_BUDGET);
         let Deps { backends, pool, devices, .. } = deps;
-        Loader { repository, backends, pool, devices, measurements, panics, budget }
+        Loader { backends, pool, devices, measurements, panics, budget }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
-    pub fn load(&self, job: &Job) -> Result<Arc<Version>, String> {
+    pub fn load(&self, job: &Job) -> Result<Outcome, String> {
         guarded(|| {
             let start = Instant::now();
             let threads = self.pool.threads.executors;
-            let opened = open(&self.repository, &self.backends, &self.measurements, threads, job)?;
+            let Some(opened) = open(&self.backends, &self.measurements, threads, job)? else {
+                return Ok(Outcome::Same);
+            };
             for warning in opened.session.warnings() {
                 tracing::warn!(model = &*job.model, version = job.number, "{warning}");
             }
-            self.finish(job, opened, start)
+            self.finish(job, opened, start).map(Outcome::Opened)
         })
     }
 
@@ -265,7 +272,7 @@ impl Loader {
             match opened.backend.open(&opened.source, options) {
                 Ok(session) => {
                     let signature = opened.signature.clone();
-                    let own = Wrapped { session, signature, _memory: Some(memory) };
+                    let own = Wrapped::new(session, signature, Some(memory));
                     if warm {
                         // For what it does to the session: its first run allocates.
                         probe::probe(&own, &[1]);
@@ -313,16 +320,18 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String>
     })
 }
 
-/// Reads, opens and probes a version; a run of it may have so many threads.
+/// Reads, opens and probes a version; a run of it may have so many threads. `None`: its files are those that serve.
 pub fn open(
-    repository: &Repository,
     backends: &Backends,
     measurements: &Measurements,
     threads: usize,
     job: &Job,
-) -> Result<Opened, String> {
+) -> Result<Option<Opened>, String> {
     let options = &*job.options;
-    let (source, sha256) = read(repository, &job.file)?;
+    let (source, sha256) = read(&job.repository, &job.file)?;
+    if job.unless.as_ref() == Some(&sha256) {
+        return Ok(None);
+    }
     if job.reopens.as_ref().is_some_and(|serving| *serving != sha256) {
         return Err(format!("{}: the files are no longer those that serve", job.file));
     }
@@ -357,7 +366,7 @@ pub fn open(
     if let Some(error) = probe.as_ref().and_then(|p| p.error.as_ref()) {
         tracing::info!(model = job.file, error, "the model does not take all made-up input");
     }
-    Ok(Opened {
+    Ok(Some(Opened {
         backend: backend.clone(),
         backend_reason,
         signature: session.signature().clone(),
@@ -372,7 +381,7 @@ pub fn open(
         latency,
         open_time,
         probe_time: start.elapsed(),
-    })
+    }))
 }
 
 /// What it takes to open a version's sessions.
@@ -396,7 +405,7 @@ impl Opening<'_> {
         let signature = adjusted(session.signature(), self.options)?;
         Ok(match Arc::ptr_eq(&signature, session.signature()) {
             true => session,
-            false => Arc::new(Wrapped { session, signature, _memory: None }),
+            false => Arc::new(Wrapped::new(session, signature, None)),
         })
     }
 
@@ -526,64 +535,6 @@ fn names(backend: &str) -> (&'static str, &'static str) {
         "ort" => ("ort", "onnxruntime_onnx"),
         "tract" => ("tract", "tract_onnx"),
         _ => ("echo", "echo"),
-    }
-}
-
-/// Memory for further sessions of all models.
-struct Budget {
-    left: AtomicU64,
-}
-
-impl Budget {
-    fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
-        let take = |left: u64| left.checked_sub(bytes);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        Some(Reserved { budget: self.clone(), bytes })
-    }
-}
-
-/// Part of the budget; dropping it gives it back.
-struct Reserved {
-    budget: Arc<Budget>,
-    bytes: u64,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// A session with the signature that model.yaml makes of its own, and the memory it is charged for.
-struct Wrapped {
-    session: Arc<dyn Session>,
-    signature: Arc<Signature>,
-    _memory: Option<Reserved>,
-}
-
-impl Session for Wrapped {
-    fn signature(&self) -> &Arc<Signature> {
-        &self.signature
-    }
-
-    fn providers(&self) -> &[String] {
-        self.session.providers()
-    }
-
-    fn warnings(&self) -> &[String] {
-        self.session.warnings()
-    }
-
-    fn device(&self) -> Option<&str> {
-        self.session.device()
-    }
-
-    fn run(
-        &self,
-        inputs: &[Option<TensorView<'_>>],
-        cancel: Option<&Cancel>,
-    ) -> Result<Outputs, RunError> {
-        self.session.run(inputs, cancel)
     }
 }
 

@@ -1,160 +1,26 @@
 //! The manager over real files and a runtime that does as the model's metadata says.
 
-use std::{
-    fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
-};
+use std::{fs, path::Path, sync::atomic::Ordering::SeqCst};
 
-use bytes::Bytes;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    batcher::{executor::Executors, pool::Threads, served::Request},
+    batcher::executor::Executors,
     repository::{
+        banner::{banner, on_one_line, summary},
         check::check,
         config::ModelConfig,
-        options::{Defaults, Load},
+        entry::{Entry, Remedy},
+        fake::{
+            Fake, SOON, ask, backends, current, deps, graph, model, options, put, started, until,
+        },
+        options::{Defaults, Load, Readiness},
+        table::Version,
     },
-    runtime::{
-        onnx_writer::{GraphWriter, ModelWriter},
-        options::SessionOptions,
-        session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
-    },
-    types::{
-        datatype::Datatype,
-        error::{Code, Error},
-        model::{Dim, Signature},
-        tensor::{Tensor, TensorView, element_count},
-    },
+    types::{datatype::Datatype, error::Code},
 };
-
-const SOON: Duration = Duration::from_secs(60);
-
-/// Opens anything; the model's metadata says what goes wrong.
-#[derive(Default)]
-struct Fake {
-    opened: AtomicUsize,
-    at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
-}
-
-struct FakeSession {
-    signature: Arc<Signature>,
-    warnings: Vec<String>,
-    /// Panics where it reads this.
-    poison: Option<f32>,
-}
-
-impl Backend for Fake {
-    fn name(&self) -> &'static str {
-        "tract"
-    }
-
-    fn describe(&self) -> String {
-        "a fake".into()
-    }
-
-    fn open(&self, source: &ModelSource, _: &SessionOptions) -> Result<Arc<dyn Session>, String> {
-        self.opened.fetch_add(1, SeqCst);
-        let now = self.at_once.fetch_add(1, SeqCst) + 1;
-        self.most_at_once.fetch_max(now, SeqCst);
-        thread::sleep(Duration::from_millis(2));
-        self.at_once.fetch_sub(1, SeqCst);
-        let graph = &source.graph;
-        match graph.metadata.get("fake").map(String::as_str) {
-            Some("refuse") => return Err("no operator Frobnicate".into()),
-            Some("panic") => panic!("the fake panics"),
-            _ => {}
-        }
-        let warns = graph.metadata.get("fake").is_some_and(|f| f == "warn");
-        let warnings = if warns { vec!["length fixed to 7".to_string()] } else { Vec::new() };
-        let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
-        let can_batch = Signature::batchable(&inputs, &outputs);
-        let signature = Arc::new(Signature { inputs, outputs, can_batch });
-        let poison = graph.metadata.get("fake").is_some_and(|f| f == "poison").then_some(13.0f32);
-        Ok(Arc::new(FakeSession { signature, warnings, poison }))
-    }
-}
-
-impl Session for FakeSession {
-    fn signature(&self) -> &Arc<Signature> {
-        &self.signature
-    }
-
-    fn providers(&self) -> &[String] {
-        &[]
-    }
-
-    fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    fn run(
-        &self,
-        inputs: &[Option<TensorView<'_>>],
-        _: Option<&Cancel>,
-    ) -> Result<Outputs, RunError> {
-        let first = inputs.iter().flatten().next().and_then(|i| i.dims.first().copied());
-        let start = inputs.iter().flatten().next().and_then(|i| i.data.first_chunk::<4>());
-        let start = start.map(|bytes| f32::from_le_bytes(*bytes));
-        assert!(self.poison.is_none() || start != self.poison, "the fake was poisoned");
-        let output = |spec: &crate::types::model::TensorSpec| {
-            let dims = spec.dims.iter().flatten().enumerate().map(|(at, dim)| match dim {
-                Dim::Fixed(n) => *n,
-                _ if at == 0 => first.unwrap_or(1),
-                _ => 1,
-            });
-            let dims: crate::types::tensor::Dims = dims.collect();
-            let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
-            Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
-        };
-        Ok(self.signature.outputs.iter().map(output).collect())
-    }
-}
-
-fn graph() -> GraphWriter {
-    GraphWriter::new()
-        .input("x", Datatype::Fp32, &["N", "4"])
-        .output("y", Datatype::Fp32, &["N", "3"])
-        .node("Relu", &["x"], &["y"])
-}
-
-fn model(fake: &str) -> Vec<u8> {
-    ModelWriter::default().property("fake", fake).write(&graph())
-}
-
-fn put(root: &Path, file: &str, bytes: &[u8]) {
-    let path = root.join(file);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, bytes).unwrap();
-}
-
-fn backends(fake: &Arc<Fake>) -> Backends {
-    Backends { ort: Err("there is no ONNX Runtime here".into()), tract: Some(fake.clone()) }
-}
-
-fn deps(fake: &Arc<Fake>) -> Deps {
-    let pool = Pool::new(Threads { network: 1, executors: 1 });
-    Deps { backends: backends(fake), pool, devices: Arc::default(), cores: 2, state: None }
-}
-
-fn options(root: &Path) -> Options {
-    Options { models: root.to_path_buf(), ..Options::default() }
-}
-
-fn started(options: &Options) -> (Manager, Arc<Fake>) {
-    let fake = Arc::new(Fake::default());
-    let manager = Manager::start(options, deps(&fake)).unwrap();
-    assert!(manager.wait_initial(SOON));
-    (manager, fake)
-}
-
-fn current(manager: &Manager, name: &str) -> Result<u64, String> {
-    manager.table.load().resolve(name, "").map(|v| v.number).map_err(|e| e.to_string())
-}
 
 #[test]
 fn the_newest_version_serves_and_the_others_say_why_not() {
@@ -442,34 +308,6 @@ fn overrides_that_do_not_fit_the_graph_are_refused() {
     assert_eq!(current(&manager, "d"), Ok(1));
 }
 
-/// Asks the version that serves for one row that begins with `value`.
-fn ask(manager: &Manager, value: f32) -> Result<(), Error> {
-    let version = manager.table.load().resolve("iris", "")?;
-    let row: Vec<u8> = [value, 0.0, 0.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let data = Bytes::from(row);
-    let dims = crate::types::tensor::Dims::from_slice(&[1, 4]);
-    let request = Request {
-        inputs: [Some(Tensor { datatype: Datatype::Fp32, dims, data })].into_iter().collect(),
-        rows: 1,
-        bytes: 16,
-        bucket: 0,
-        deadline: None,
-        priority: 0,
-        favoured: false,
-    };
-    let awaited = version.served.submit(request, crate::telemetry::clock::now())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(awaited).outputs.map(drop)
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let limit = Instant::now() + SOON;
-    while !holds() {
-        assert!(Instant::now() < limit, "{what}: not within {SOON:?}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
     let dir = TempDir::new().unwrap();
@@ -537,22 +375,27 @@ fn panics_of_long_ago_do_not_count_and_what_is_late_changes_nothing() {
     let (manager, _) = started(&options(dir.path()));
     let version = manager.table.load().resolve("iris", "").unwrap();
     let options = options(dir.path());
-    let repository = Repository::scan(&options.models).unwrap();
+    let repository = Arc::new(Repository::scan(&options.models).unwrap());
     let mut entries = entries(&repository, &options).unwrap();
     let entry = entries.get_mut("iris").unwrap();
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     assert!(matches!(entry.panicked(1, "early", at(0)), Remedy::Nothing), "it does not serve yet");
-    assert_eq!(entry.advance().len(), 1);
-    entry.opened(1, Ok(version.clone()));
+    let loading = entry.advance(at(0));
+    assert!(matches!(entry.panicked(1, "early", at(0)), Remedy::Nothing), "nor now");
+    let reopened = |entry: &mut Entry, job: &Job, result: Result<Arc<Version>, String>| {
+        entry.finished(job, result.map(Outcome::Opened));
+    };
+    let [job] = &loading[..] else { panic!("one version") };
+    reopened(entry, job, Ok(version.clone()));
     let Remedy::Reopen(job) = entry.panicked(1, "a", at(0)) else { panic!("not opened again") };
     assert_eq!(job.reopens.as_deref(), version.explanation["sha256"].as_str());
     assert!(matches!(entry.panicked(1, "b", at(40)), Remedy::Nothing), "under way already");
-    entry.reopened(1, Err("it cannot be".into()));
+    reopened(entry, &job, Err("it cannot be".into()));
     assert!(entry.row().current.is_some(), "what serves stays");
-    assert!(matches!(entry.panicked(1, "c", at(61)), Remedy::Reopen(_)));
+    let Remedy::Reopen(job) = entry.panicked(1, "c", at(61)) else { panic!("not opened again") };
     assert!(matches!(entry.panicked(1, "d", at(62)), Remedy::Failed));
-    entry.reopened(1, Ok(version));
+    reopened(entry, &job, Ok(version));
     let row = entry.row();
     assert!(row.current.is_none() && entry.lost());
     assert_eq!(row.versions[&1].reason(), "3 panics within 60 s, the last: d");

@@ -1,16 +1,28 @@
 //! Models and their versions: what is on disk, what is wanted, what is loaded, and the snapshot that requests see.
 
+pub mod banner;
+pub mod calls;
 pub mod check;
 pub mod config;
 pub mod entry;
 pub mod explain;
+mod eyes;
+pub mod job;
+mod keeper;
 mod latency;
 pub mod lifecycle;
+pub mod lifecycle_options;
 pub mod loader;
 pub mod manager;
 pub mod measured;
 pub mod options;
 mod padded;
+mod print;
 pub mod priority;
 pub mod store;
+mod sweeper;
 pub mod table;
+mod wrapped;
+
+#[cfg(test)]
+mod fake;

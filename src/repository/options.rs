@@ -9,6 +9,7 @@ use serde::{
 };
 use serde_json::Value;
 
+use super::lifecycle_options::LifecycleOptions;
 use crate::{
     batcher::options::BatchOptions,
     runtime::options::{BackendChoice, Provider, SessionOptions},
@@ -29,6 +30,8 @@ pub struct Options {
     /// Versions that are opened at once, on threads of low priority. 0 (default): one for every two cores of the
     /// budget, at least one, so that loading never takes the machine from what serves.
     pub load_threads: usize,
+    /// How versions come and go while the server runs.
+    pub lifecycle: LifecycleOptions,
     /// What holds for every model whose model.yaml says nothing else.
     pub defaults: Defaults,
 }
@@ -40,6 +43,7 @@ impl Default for Options {
             load: Load::All,
             readiness: Readiness::Strict,
             load_threads: 0,
+            lifecycle: LifecycleOptions::default(),
             defaults: Defaults::default(),
         }
     }

@@ -15,6 +15,8 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::print::{self, Print};
+
 /// The file of a version.
 pub const MODEL_FILE: &str = "model.onnx";
 /// The options of a model.
@@ -30,10 +32,24 @@ const MAX_NAME: usize = 128;
 /// What a repository holds at one moment.
 #[derive(Debug)]
 pub struct Repository {
+    /// As it was named. Links on the way are followed anew for every look, since a mounted volume swaps them.
+    given: PathBuf,
     /// Without symbolic links: everything that is read lies below it.
     root: PathBuf,
+    layout: Layout,
     /// By name.
     pub models: BTreeMap<String, FoundModel>,
+}
+
+/// How the place is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One .onnx file.
+    File,
+    /// One model's folder that holds one .onnx file.
+    Flat,
+    /// A folder for each model.
+    Folders,
 }
 
 /// One model as it lies on disk.
@@ -43,6 +59,9 @@ pub struct FoundModel {
     pub options: Option<String>,
     /// The model's file of each version, relative to the repository; it may be missing.
     pub versions: BTreeMap<u64, String>,
+    /// How the files of each version, and the options, look from outside: another print means that they changed.
+    pub prints: BTreeMap<u64, Print>,
+    pub options_print: Option<Print>,
     /// Why none of it can serve, where that is so.
     pub problem: Option<String>,
 }
@@ -66,10 +85,7 @@ impl Repository {
     /// wrong with the place itself; what is wrong with one model stands in `FoundModel::problem`.
     pub fn scan(path: &Path) -> Result<Repository, String> {
         let shown = path.display();
-        let root = fs::canonicalize(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => format!("the model repository '{shown}' does not exist"),
-            _ => format!("the model repository '{shown}' cannot be read: {e}"),
-        })?;
+        let root = real(path)?;
         if root.is_file() {
             return Repository::of_file(path, &root).map_err(|e| format!("'{shown}': {e}"));
         }
@@ -78,20 +94,49 @@ impl Repository {
         let flat: Vec<&Entry> = entries.iter().filter(|e| e.file && is_onnx(&e.name)).collect();
         let folders: Vec<&Entry> = entries.iter().filter(|e| e.folder).collect();
         if !flat.is_empty() && !folders.iter().any(|e| holds_versions(&root.join(&e.name))) {
-            return Repository::of_flat(root.clone(), &flat).map_err(|e| format!("'{shown}': {e}"));
+            return Repository::of_flat(path, root, &flat).map_err(|e| format!("'{shown}': {e}"));
         }
         for entry in entries.iter().filter(|e| !e.folder) {
             tracing::debug!(file = %entry.name, "not a model's folder, ignored");
         }
-        let mut models = BTreeMap::new();
+        let mut repository = Repository::empty(path, root, Layout::Folders);
         for entry in folders {
-            if check_name(&entry.name).is_err() && !holds_versions(&root.join(&entry.name)) {
+            if check_name(&entry.name).is_err()
+                && !holds_versions(&repository.root.join(&entry.name))
+            {
                 tracing::debug!(folder = %entry.name, "neither a model's name nor versions inside, ignored");
                 continue;
             }
-            models.insert(entry.name.clone(), scan_model(&root, &entry.name));
+            let found = scan_model(&repository.root, &entry.name);
+            repository.models.insert(entry.name.clone(), found);
         }
-        Ok(Repository { root, models })
+        Ok(repository)
+    }
+
+    /// The place as it is now, without its models.
+    fn empty(given: &Path, root: PathBuf, layout: Layout) -> Repository {
+        Repository { given: given.to_path_buf(), root, layout, models: BTreeMap::new() }
+    }
+
+    /// Lists the whole place anew.
+    pub fn again(&self) -> Result<Repository, String> {
+        Repository::scan(&self.given)
+    }
+
+    /// Looks at these models alone, as they are now. Those that are not there are not in the answer.
+    pub fn look<'a>(&self, models: impl Iterator<Item = &'a str>) -> Result<Repository, String> {
+        if self.layout != Layout::Folders {
+            return self.again();
+        }
+        let mut seen = Repository::empty(&self.given, real(&self.given)?, self.layout);
+        for name in models {
+            let plain = check_name(name).is_ok();
+            if plain && fs::metadata(seen.root.join(name)).is_ok_and(|m| m.is_dir()) {
+                let found = scan_model(&seen.root, name);
+                seen.models.insert(name.to_owned(), found);
+            }
+        }
+        Ok(seen)
     }
 
     /// `given` has the name, `file` (the same without symbolic links) the bytes.
@@ -102,12 +147,15 @@ impl Repository {
         let name = name.strip_suffix(".onnx").unwrap_or(&name).to_string();
         check_name(&name)?;
         let versions = text(file).map(|file| BTreeMap::from([(1, file)])).unwrap_or_default();
-        let model = FoundModel { versions, ..FoundModel::default() };
+        let prints = BTreeMap::from([(1, print::of_file(file))]);
+        let model = FoundModel { versions, prints, ..FoundModel::default() };
         let root = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-        Ok(Repository { root, models: BTreeMap::from([(name, model)]) })
+        let mut repository = Repository::empty(given, root, Layout::File);
+        repository.models.insert(name, model);
+        Ok(repository)
     }
 
-    fn of_flat(root: PathBuf, files: &[&Entry]) -> Result<Repository, String> {
+    fn of_flat(given: &Path, root: PathBuf, files: &[&Entry]) -> Result<Repository, String> {
         let [file] = files else {
             let names: Vec<&str> = files.iter().map(|e| e.name.as_str()).collect();
             return Err(format!(
@@ -118,10 +166,18 @@ impl Repository {
         };
         let name = root.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
         check_name(&name)?;
-        let options = root.join(OPTIONS_FILE).exists().then(|| OPTIONS_FILE.to_string());
-        let versions = BTreeMap::from([(1, file.name.clone())]);
-        let model = FoundModel { options, versions, problem: None };
-        Ok(Repository { root, models: BTreeMap::from([(name, model)]) })
+        let yaml = root.join(OPTIONS_FILE);
+        let options = yaml.exists().then(|| OPTIONS_FILE.to_string());
+        let model = FoundModel {
+            options_print: options.is_some().then(|| print::of_file(&yaml)),
+            options,
+            versions: BTreeMap::from([(1, file.name.clone())]),
+            prints: BTreeMap::from([(1, print::of_folder(&root))]),
+            problem: None,
+        };
+        let mut repository = Repository::empty(given, root, Layout::Flat);
+        repository.models.insert(name, model);
+        Ok(repository)
     }
 
     /// The text of a model's options file.
@@ -196,6 +252,15 @@ impl Content {
     }
 }
 
+/// The place without symbolic links.
+fn real(path: &Path) -> Result<PathBuf, String> {
+    let shown = path.display();
+    fs::canonicalize(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => format!("the model repository '{shown}' does not exist"),
+        _ => format!("the model repository '{shown}' cannot be read: {e}"),
+    })
+}
+
 struct Entry {
     name: String,
     file: bool,
@@ -264,9 +329,11 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
         match version_number(&entry.name) {
             Some(number) if entry.folder => {
                 model.versions.insert(number, format!("{name}/{}/{MODEL_FILE}", entry.name));
+                model.prints.insert(number, print::of_folder(&directory.join(&entry.name)));
             }
             _ if entry.name == OPTIONS_FILE => {
-                model.options = Some(format!("{name}/{OPTIONS_FILE}"))
+                model.options = Some(format!("{name}/{OPTIONS_FILE}"));
+                model.options_print = Some(print::of_file(&directory.join(OPTIONS_FILE)));
             }
             _ => {
                 tracing::debug!(model = name, entry = %entry.name, "not a version's folder, ignored")
@@ -380,169 +447,5 @@ fn printable(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    fn write(root: &Path, file: &str, bytes: &[u8]) {
-        let path = root.join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-
-    fn problem(repository: &Repository, model: &str) -> String {
-        repository.models[model].problem.clone().unwrap_or_default()
-    }
-
-    #[test]
-    fn a_repository_is_listed() {
-        let dir = TempDir::new().unwrap();
-        write(dir.path(), "iris/1/model.onnx", b"a");
-        write(dir.path(), "iris/12/model.onnx", b"b");
-        write(dir.path(), "iris/03/model.onnx", b"leading zero");
-        write(dir.path(), "iris/0/model.onnx", b"zero");
-        write(dir.path(), "iris/99999999999999999999/model.onnx", b"no number");
-        write(dir.path(), "iris/.tmp/model.onnx", b"hidden");
-        write(dir.path(), "iris/model.yaml", b"");
-        write(dir.path(), ".git/1/model.onnx", b"hidden");
-        write(dir.path(), "README.md", b"text");
-        fs::create_dir(dir.path().join("lost+found")).unwrap();
-        let repository = Repository::scan(dir.path()).unwrap();
-        assert_eq!(repository.models.keys().collect::<Vec<_>>(), ["iris"]);
-        let iris = &repository.models["iris"];
-        assert_eq!(iris.options.as_deref(), Some("iris/model.yaml"));
-        assert_eq!(iris.numbers(), BTreeSet::from([1, 12]));
-        assert_eq!(iris.problem, None);
-        assert_eq!(repository.read_model(&iris.versions[&12]).unwrap().bytes, &b"b"[..]);
-    }
-
-    #[test]
-    fn what_is_hashed_is_what_is_read() {
-        let dir = TempDir::new().unwrap();
-        write(dir.path(), "m/1/model.onnx", b"abc");
-        let content = Repository::scan(dir.path()).unwrap().read_model("m/1/model.onnx").unwrap();
-        assert_eq!(
-            content.sha256,
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
-        assert_eq!(content.bytes, &b"abc"[..]);
-    }
-
-    #[test]
-    fn a_place_that_is_not_there_is_named() {
-        let error = Repository::scan(Path::new("/no/such/place")).unwrap_err();
-        assert_eq!(error, "the model repository '/no/such/place' does not exist");
-    }
-
-    #[test]
-    fn a_file_and_a_flat_directory_serve_as_version_one() {
-        let dir = TempDir::new().unwrap();
-        write(dir.path(), "kserve/model.onnx", b"m");
-        write(dir.path(), "kserve/model.yaml", b"");
-        write(dir.path(), "kserve/labels.txt", b"");
-        let flat = Repository::scan(&dir.path().join("kserve")).unwrap();
-        assert_eq!(flat.models["kserve"].versions[&1], "model.onnx");
-        assert_eq!(flat.models["kserve"].options.as_deref(), Some("model.yaml"));
-        assert!(flat.read_model("model.onnx").is_ok());
-
-        write(dir.path(), "iris.onnx", b"m");
-        let file = Repository::scan(&dir.path().join("iris.onnx")).unwrap();
-        assert_eq!(file.models["iris"].versions[&1], "iris.onnx");
-        assert!(file.read_model("iris.onnx").is_ok());
-
-        write(dir.path(), "two/a.onnx", b"m");
-        write(dir.path(), "two/b.onnx", b"m");
-        let error = Repository::scan(&dir.path().join("two")).unwrap_err();
-        assert!(error.contains("a.onnx, b.onnx") && error.contains("<model>/<version>"), "{error}");
-        assert!(Repository::scan(&dir.path().join("kserve/labels.txt")).is_err());
-        assert!(Repository::scan(&dir.path().join("kserve")).is_ok());
-    }
-
-    #[test]
-    fn a_model_without_a_version_says_what_is_expected() {
-        let dir = TempDir::new().unwrap();
-        write(dir.path(), "iris/model.onnx", b"m");
-        write(dir.path(), "empty/notes.txt", b"m");
-        write(dir.path(), "good/1/model.onnx", b"m");
-        write(dir.path(), "my model/1/model.onnx", b"m");
-        let repository = Repository::scan(dir.path()).unwrap();
-        assert!(problem(&repository, "iris").contains("move iris/model.onnx to iris/1/model.onnx"));
-        assert!(problem(&repository, "empty").contains("expected empty/<version>/model.onnx"));
-        assert!(problem(&repository, "my model").contains("no name for a model"));
-        assert_eq!(problem(&repository, "good"), "");
-        // The model's own folder given as the repository.
-        let inner = Repository::scan(&dir.path().join("good")).unwrap();
-        assert!(problem(&inner, "1").contains("the repository is the folder above"));
-    }
-
-    #[test]
-    fn names_are_held_to_the_rule() {
-        for good in ["a", "A-b_c.9", &"x".repeat(128)] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".a", "a/b", "ä", "a b", "a\n", &"x".repeat(129)] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_models_link_stays_inside() {
-        let dir = TempDir::new().unwrap();
-        write(dir.path(), "repo/blobs/1/model.onnx", b"blob");
-        write(dir.path(), "outside.onnx", b"secret");
-        fs::create_dir_all(dir.path().join("repo/m/1")).unwrap();
-        fs::create_dir_all(dir.path().join("repo/m/2")).unwrap();
-        fs::create_dir_all(dir.path().join("repo/m/3/model.onnx")).unwrap();
-        symlink("../../blobs/1/model.onnx", dir.path().join("repo/m/1/model.onnx")).unwrap();
-        symlink("../../../outside.onnx", dir.path().join("repo/m/2/model.onnx")).unwrap();
-        write(dir.path(), "repo/m/5/model.onnx", b"");
-        let repository = Repository::scan(&dir.path().join("repo")).unwrap();
-        let read = |v: u64| repository.read_model(&format!("m/{v}/model.onnx"));
-        assert_eq!(read(1).unwrap().bytes, &b"blob"[..]);
-        assert!(read(2).unwrap_err().contains("leads out of the repository"));
-        assert!(read(3).unwrap_err().contains("no plain file"));
-        assert_eq!(read(4).unwrap_err(), "m/4/model.onnx: the file does not exist");
-        assert_eq!(read(5).unwrap_err(), "m/5/model.onnx: the file is empty");
-    }
-
-    #[test]
-    fn external_data_is_a_plain_file_in_the_versions_directory() {
-        let dir = TempDir::new().unwrap();
-        let version = dir.path().join("m/1");
-        write(dir.path(), "m/1/model.onnx", b"m");
-        write(dir.path(), "m/1/data.bin", b"weights");
-        write(dir.path(), "m/1/deep/er.bin", b"more");
-        write(dir.path(), "m/outside.bin", b"secret");
-        write(dir.path(), "m/1/two.bin", b"x");
-        fs::hard_link(version.join("two.bin"), version.join("second.bin")).unwrap();
-        symlink("data.bin", version.join("link.bin")).unwrap();
-        symlink("..", version.join("up")).unwrap();
-        symlink("deep", version.join("linked")).unwrap();
-        let repository = Repository::scan(dir.path()).unwrap();
-        let read = |location: &str| repository.read_external("m/1/model.onnx", location);
-        assert_eq!(read("data.bin").unwrap().bytes, &b"weights"[..]);
-        assert_eq!(read("./deep/er.bin").unwrap().bytes, &b"more"[..]);
-        for (location, why) in [
-            ("../outside.bin", "'..'"),
-            ("deep/../data.bin", "'..'"),
-            ("/etc/passwd", "absolute"),
-            ("", "no name"),
-            (".", "no name"),
-            ("link.bin", "symbolic link"),
-            ("up/outside.bin", "no plain directory"),
-            ("linked/er.bin", "no plain directory"),
-            ("two.bin", "2 hard links"),
-            ("deep", "no plain file"),
-            ("missing.bin", "does not exist"),
-            ("nul\0.bin", "NUL"),
-        ] {
-            let error = read(location).unwrap_err();
-            assert!(error.starts_with("m/1/model.onnx: external data '"), "{error}");
-            assert!(error.contains(why), "{location}: {error}");
-            assert!(!error.contains(&*dir.path().to_string_lossy()), "{error}");
-        }
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;

@@ -28,11 +28,18 @@ pub struct Table {
 }
 
 /// One model: its versions, and which of them answers a request that names none.
+#[derive(Default)]
 pub struct Model {
     pub name: Arc<str>,
     /// Why the model as a whole does not serve (a broken model.yaml), where that is so.
     pub failed: Option<String>,
+    /// Why the last change of its directory was not taken over, where versions serve on.
+    pub notice: Option<String>,
     pub versions: BTreeMap<u64, State>,
+    /// Versions whose changed files were refused, with the reason: what was loaded before serves on.
+    pub refused: BTreeMap<u64, String>,
+    /// Calls decide which versions serve, not the directory.
+    pub by_call: bool,
     pub current: Option<Arc<Version>>,
 }
 
@@ -43,6 +50,8 @@ pub enum State {
     Warming,
     Ready(Arc<Version>),
     Draining,
+    /// Its successor serves; it stays warm for a while, for the way back.
+    Kept(Arc<Version>),
     Unloaded(String),
     /// With the reason, for index, readiness, metrics and log.
     Failed(String),
@@ -54,7 +63,9 @@ impl State {
         match self {
             State::Loading | State::Warming => "LOADING",
             State::Ready(_) => "READY",
-            State::Draining | State::Unloaded(_) | State::Failed(_) => "UNAVAILABLE",
+            State::Draining | State::Kept(_) | State::Unloaded(_) | State::Failed(_) => {
+                "UNAVAILABLE"
+            }
         }
     }
 
@@ -65,6 +76,7 @@ impl State {
             State::Warming => "warming",
             State::Ready(_) => "ready",
             State::Draining => "draining",
+            State::Kept(_) => "kept",
             State::Unloaded(_) => "unloaded",
             State::Failed(_) => "failed",
         }
@@ -75,6 +87,7 @@ impl State {
         match self {
             State::Unloaded(why) | State::Failed(why) => why,
             State::Draining => "draining",
+            State::Kept(_) => "not loaded for requests: kept warm for a rollback",
             _ => "",
         }
     }
@@ -134,6 +147,15 @@ impl Table {
 }
 
 impl Model {
+    /// What there is to say about a version: why it does not serve, or why it serves on in place of changed files.
+    pub fn reason<'a>(&'a self, number: u64, state: &'a State) -> &'a str {
+        let changed = || self.refused.get(&number).or(self.notice.as_ref());
+        match state {
+            State::Ready(_) => changed().map_or("", String::as_str),
+            state => state.reason(),
+        }
+    }
+
     /// The state of a version named in a request; NotFound for what is no version of this model.
     pub fn state(&self, version: &str) -> Result<&State, Error> {
         let digits = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());

@@ -165,7 +165,8 @@ impl Registry {
         })
     }
 
-    /// The version is in this state from now on (`loading`, `warming`, `ready`, `draining`, `unloaded`, `failed`).
+    /// The version is in this state from now on (`loading`, `warming`, `ready`, `draining`, `kept`, `unloaded`,
+    /// `failed`).
     pub fn set_model_state(&self, model: &str, version: &str, state: &'static str) {
         self.models.lock().entry((model.to_owned(), version.to_owned())).or_default().state = state;
     }

@@ -1419,8 +1419,14 @@ pub struct RepositoryModelLoadRequest {
         ModelRepositoryParameter,
     >,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RepositoryModelLoadResponse {}
+/// What KServe's clients read; Triton's read nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepositoryModelLoadResponse {
+    #[prost(string, tag = "1")]
+    pub model_name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub is_loaded: bool,
+}
 /// As RepositoryModelLoadRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RepositoryModelUnloadRequest {
@@ -1434,8 +1440,14 @@ pub struct RepositoryModelUnloadRequest {
         ModelRepositoryParameter,
     >,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RepositoryModelUnloadResponse {}
+/// As RepositoryModelLoadResponse.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepositoryModelUnloadResponse {
+    #[prost(string, tag = "1")]
+    pub model_name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub is_unloaded: bool,
+}
 /// `name` empty: every region.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SystemSharedMemoryStatusRequest {

@@ -1,0 +1,190 @@
+//! For tests: real files, and a runtime that does as the model's metadata says.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    loader::Backends,
+    manager::{Deps, Manager},
+    options::Options,
+};
+use crate::{
+    batcher::{
+        pool::{Pool, Threads},
+        served::Request,
+    },
+    runtime::{
+        onnx_writer::{GraphWriter, ModelWriter},
+        options::SessionOptions,
+        session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
+    },
+    types::{
+        datatype::Datatype,
+        error::Error,
+        model::{Dim, Signature},
+        tensor::{Tensor, TensorView, element_count},
+    },
+};
+
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Opens anything; the model's metadata says what goes wrong.
+#[derive(Default)]
+pub struct Fake {
+    pub opened: AtomicUsize,
+    at_once: AtomicUsize,
+    pub most_at_once: AtomicUsize,
+}
+
+pub struct FakeSession {
+    signature: Arc<Signature>,
+    warnings: Vec<String>,
+    /// Panics where it reads this.
+    poison: Option<f32>,
+}
+
+impl Backend for Fake {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn describe(&self) -> String {
+        "a fake".into()
+    }
+
+    fn open(&self, source: &ModelSource, _: &SessionOptions) -> Result<Arc<dyn Session>, String> {
+        self.opened.fetch_add(1, SeqCst);
+        let now = self.at_once.fetch_add(1, SeqCst) + 1;
+        self.most_at_once.fetch_max(now, SeqCst);
+        thread::sleep(Duration::from_millis(2));
+        self.at_once.fetch_sub(1, SeqCst);
+        let graph = &source.graph;
+        match graph.metadata.get("fake").map(String::as_str) {
+            Some("refuse") => return Err("no operator Frobnicate".into()),
+            Some("panic") => panic!("the fake panics"),
+            _ => {}
+        }
+        let warns = graph.metadata.get("fake").is_some_and(|f| f == "warn");
+        let warnings = if warns { vec!["length fixed to 7".to_string()] } else { Vec::new() };
+        let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
+        let can_batch = Signature::batchable(&inputs, &outputs);
+        let signature = Arc::new(Signature { inputs, outputs, can_batch });
+        let poison = graph.metadata.get("fake").is_some_and(|f| f == "poison").then_some(13.0f32);
+        Ok(Arc::new(FakeSession { signature, warnings, poison }))
+    }
+}
+
+impl Session for FakeSession {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.signature
+    }
+
+    fn providers(&self) -> &[String] {
+        &[]
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<TensorView<'_>>],
+        _: Option<&Cancel>,
+    ) -> Result<Outputs, RunError> {
+        let first = inputs.iter().flatten().next().and_then(|i| i.dims.first().copied());
+        let start = inputs.iter().flatten().next().and_then(|i| i.data.first_chunk::<4>());
+        let start = start.map(|bytes| f32::from_le_bytes(*bytes));
+        assert!(self.poison.is_none() || start != self.poison, "the fake was poisoned");
+        let output = |spec: &crate::types::model::TensorSpec| {
+            let dims = spec.dims.iter().flatten().enumerate().map(|(at, dim)| match dim {
+                Dim::Fixed(n) => *n,
+                _ if at == 0 => first.unwrap_or(1),
+                _ => 1,
+            });
+            let dims: crate::types::tensor::Dims = dims.collect();
+            let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
+            Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
+        };
+        Ok(self.signature.outputs.iter().map(output).collect())
+    }
+}
+
+pub fn graph() -> GraphWriter {
+    GraphWriter::new()
+        .input("x", Datatype::Fp32, &["N", "4"])
+        .output("y", Datatype::Fp32, &["N", "3"])
+        .node("Relu", &["x"], &["y"])
+}
+
+pub fn model(fake: &str) -> Vec<u8> {
+    ModelWriter::default().property("fake", fake).write(&graph())
+}
+
+pub fn put(root: &Path, file: &str, bytes: &[u8]) {
+    let path = root.join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+pub fn backends(fake: &Arc<Fake>) -> Backends {
+    Backends { ort: Err("there is no ONNX Runtime here".into()), tract: Some(fake.clone()) }
+}
+
+pub fn deps(fake: &Arc<Fake>) -> Deps {
+    let pool = Pool::new(Threads { network: 1, executors: 1 });
+    Deps { backends: backends(fake), pool, devices: Arc::default(), cores: 2, state: None }
+}
+
+pub fn options(root: &Path) -> Options {
+    Options { models: root.to_path_buf(), ..Options::default() }
+}
+
+pub fn started(options: &Options) -> (Manager, Arc<Fake>) {
+    let fake = Arc::new(Fake::default());
+    let manager = Manager::start(options, deps(&fake)).unwrap();
+    assert!(manager.wait_initial(SOON));
+    (manager, fake)
+}
+
+pub fn current(manager: &Manager, name: &str) -> Result<u64, String> {
+    manager.table.load().resolve(name, "").map(|v| v.number).map_err(|e| e.to_string())
+}
+
+/// Asks the version that serves for one row that begins with `value`.
+pub fn ask(manager: &Manager, value: f32) -> Result<(), Error> {
+    let version = manager.table.load().resolve("iris", "")?;
+    let row: Vec<u8> = [value, 0.0, 0.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let data = Bytes::from(row);
+    let dims = crate::types::tensor::Dims::from_slice(&[1, 4]);
+    let request = Request {
+        inputs: [Some(Tensor { datatype: Datatype::Fp32, dims, data })].into_iter().collect(),
+        rows: 1,
+        bytes: 16,
+        bucket: 0,
+        deadline: None,
+        priority: 0,
+        favoured: false,
+    };
+    let awaited = version.served.submit(request, crate::telemetry::clock::now())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(awaited).outputs.map(drop)
+}
+
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < limit, "{what}: not within {SOON:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
