@@ -99,7 +99,9 @@ fn operators() {
 
 #[test]
 fn control() {
-    run_on("test_control.py", &[], &[], &|command, _| drop(command.arg("--control")));
+    run_on("test_control.py", &[], &[], &|command, _| {
+        command.arg("--control");
+    });
 }
 
 #[test]
