@@ -60,10 +60,13 @@ enum Command {
     Key(key::Args),
     Completions(completions::Args),
     Man(man::Args),
-    // Those below are hidden until their binaries do something: what is listed works.
     /// Put load on a server and say whether it keeps its objectives (onnxd-loadtest).
-    #[command(hide = true, disable_help_flag = true)]
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd loadtest --help` is onnxd-loadtest's own.\n\nExample:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --slo 'p99<20ms'"
+    )]
     Loadtest(sibling::Args),
+    // Those below are hidden until their binary does something: what is listed works.
     /// Join labels to logged predictions (onnxd-offline).
     #[command(hide = true, disable_help_flag = true)]
     Labels(sibling::Args),

@@ -75,7 +75,7 @@ fn exit_codes_mean_what_they_say() {
         assert_eq!(code == 0, ended.stderr.is_empty(), "{args:?}: {}", ended.stderr);
     }
     let help = run(&["--help"]).stdout;
-    for absent in ["rollout", "train", "drift", "loadtest"] {
+    for absent in ["rollout", "train", "drift"] {
         assert!(!help.contains(absent), "{absent} is listed and not there");
     }
 }
