@@ -34,7 +34,7 @@ pub enum Address {
 }
 
 /// What to check of a server's certificate, where TLS is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// PEM of the authorities to trust; the system's where there is none.
     pub authority: Option<PathBuf>,

@@ -30,6 +30,11 @@ pub enum Said {
 /// # Errors
 /// In words: the server cannot be reached, or does not answer in time.
 pub fn ask(target: &Target, wire: Wire) -> Result<Said, String> {
+    ask_within(target, wire, PATIENCE)
+}
+
+/// As `ask`, given up after `limit`.
+pub fn ask_within(target: &Target, wire: Wire, limit: Duration) -> Result<Said, String> {
     let peer = Peer::of(target)?;
     let fail = |why: String| format!("the server at {} cannot be asked: {why}", target.authority);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| fail(e.to_string()))?;
@@ -37,7 +42,7 @@ pub fn ask(target: &Target, wire: Wire) -> Result<Said, String> {
     let mut conn = conn.map_err(|e| fail(e.to_string()))?;
     let mut prepared = Some(Prepared { variant: 0, wire, expected: None });
     let (began, mut buffer, mut ended) = (Instant::now(), vec![0; 64 << 10], Vec::new());
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < limit {
         if conn.room(1) > 0
             && let Some(prepared) = prepared.take()
         {
@@ -62,7 +67,7 @@ pub fn ask(target: &Target, wire: Wire) -> Result<Said, String> {
             read.map_err(|(_, why)| fail(why))?;
         }
     }
-    Err(fail(format!("no answer within {} s", PATIENCE.as_secs())))
+    Err(fail(format!("no answer within {} s", limit.as_secs_f64())))
 }
 
 fn said(outcome: Outcome) -> Result<Said, String> {

@@ -19,7 +19,7 @@ use self::{
     series::{Server, Span, Stretch},
     source::Page,
 };
-use crate::plan::{Address, Target};
+use crate::plan::{Address, Target, Tls};
 
 /// How often a server is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,13 +39,17 @@ pub enum Metrics {
 }
 
 impl Metrics {
-    /// The page of a server that listens on the usual ports: 8002 of the same host, beside 8000 and 8001. On other ports it would be a guess at somebody
-    /// else's server.
+    /// The page of a server that listens on the usual ports: 8002 of the same host, beside 8000 and 8001. On other ports it would be
+    /// a guess at somebody else's server.
     pub fn guess(target: &Target) -> Metrics {
         match &target.address {
-            Address::Tcp { host, port: 8000 | 8001 } if target.tls.is_none() => {
-                let (host, path) = (host.clone(), "/metrics".to_owned());
-                Metrics::Guessed(Page::Http { host, port: 8002, path })
+            Address::Tcp { host, port: 8000 | 8001 } => {
+                let (host, port, path) = (host.clone(), 8002, "/metrics".to_owned());
+                // A server with TLS has it on all of its ports, as far as is known; it is a guess.
+                Metrics::Guessed(match target.tls {
+                    None => Page::Http { host, port, path },
+                    Some(_) => Page::Https { host, port, path },
+                })
             }
             _ => Metrics::Off,
         }
@@ -56,6 +60,8 @@ impl Metrics {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub metrics: Metrics,
+    /// How the page's certificate is looked at, where it has one.
+    pub tls: Tls,
     /// Processes of the server, where it runs on this machine: their CPU and memory instead of the page's.
     pub pids: Vec<u32>,
     /// Models under load: a guessed page that knows none of them is another server's.
@@ -102,7 +108,7 @@ impl Options {
     pub fn look(mut self) -> Result<Look, String> {
         let page = match &self.metrics {
             Metrics::Off => None,
-            Metrics::At(page) => Some(page.fetch(PATIENCE)?),
+            Metrics::At(page) => Some(page.fetch(PATIENCE, &self.tls)?),
             Metrics::Guessed(page) => match self.guessed(page) {
                 Ok(text) => Some(text),
                 Err(why) if self.pids.is_empty() => return Ok(Look::Absent(Some(why))),
@@ -128,7 +134,7 @@ impl Options {
     }
 
     fn guessed(&self, page: &Page) -> Result<String, String> {
-        let text = page.fetch(PATIENCE)?;
+        let text = page.fetch(PATIENCE, &self.tls)?;
         let reading = Reading::of(&text, 0.0);
         if self.models.iter().any(|model| reading.knows(model)) {
             return Ok(text);
@@ -151,7 +157,7 @@ impl Options {
     /// What can be seen now, and what of it cannot.
     fn read(&self, origin: Instant) -> (Option<Reading>, Option<String>) {
         let asked = since(origin);
-        let text = match self.page().map(|page| page.fetch(PATIENCE)).transpose() {
+        let text = match self.page().map(|page| page.fetch(PATIENCE, &self.tls)).transpose() {
             Ok(text) => text,
             Err(error) => return (None, Some(error)),
         };

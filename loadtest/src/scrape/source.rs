@@ -11,14 +11,19 @@ use std::{
 };
 
 use super::reading::Process;
+use crate::{
+    drive::ask::{Said, ask_within},
+    plan::{Address, Protocol, Target, Tls, Wire},
+};
 
 /// A page of ten thousand loaded versions is about this long.
 const MAX_PAGE_BYTES: u64 = 128 << 20;
 
-/// A metrics page: `http://HOST[:PORT][/PATH]`, or `unix:PATH` for the page `/metrics` of a socket.
+/// A metrics page: `http://HOST[:PORT][/PATH]`, the same with an s for TLS, or `unix:PATH` for the page `/metrics` of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
     Http { host: String, port: u16, path: String },
+    Https { host: String, port: u16, path: String },
     Unix(PathBuf),
 }
 
@@ -34,17 +39,18 @@ impl FromStr for Page {
         if let Some(path) = url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Page::Unix(PathBuf::from(path)));
         }
-        if url.starts_with("https://") {
-            return Err(wrong("it is read without TLS only"));
-        }
-        let rest = url.strip_prefix("http://").ok_or_else(|| wrong("of an unknown scheme"))?;
+        let (secure, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(wrong("its scheme is unknown")),
+        };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         // An IPv6 address has colons of its own, in brackets.
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| wrong("its port is no number up to 65535"))?)
             }
-            _ => (authority, 80),
+            _ => (authority, if secure { 443 } else { 80 }),
         };
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         // What would end the request's line or head early is no path.
@@ -52,29 +58,39 @@ impl FromStr for Page {
             return Err(wrong("its host is missing, or there is a space in it"));
         }
         let path = if matches!(path, "" | "/") { "/metrics" } else { path };
-        Ok(Page::Http { host: host.to_owned(), port, path: path.to_owned() })
+        let (host, path) = (host.to_owned(), path.to_owned());
+        Ok(if secure { Page::Https { host, port, path } } else { Page::Http { host, port, path } })
     }
 }
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Page::Http { host, port, path } if host.contains(':') => {
-                write!(f, "http://[{host}]:{port}{path}")
+            Page::Http { host, port, path } => write!(f, "http://{}{path}", authority(host, *port)),
+            Page::Https { host, port, path } => {
+                write!(f, "https://{}{path}", authority(host, *port))
             }
-            Page::Http { host, port, path } => write!(f, "http://{host}:{port}{path}"),
             Page::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 impl Page {
-    /// Its text. Everything together may take `limit`, but for the resolver, which has limits of its own.
-    pub fn fetch(&self, limit: Duration) -> Result<String, String> {
+    /// Its text. Everything together may take `limit`, but for the resolver, which has limits of its own. `tls`: how its certificate is
+    /// looked at, where it has one.
+    pub fn fetch(&self, limit: Duration, tls: &Tls) -> Result<String, String> {
         let end = Instant::now() + limit;
         let got = match self {
             Page::Http { host, port, path } => {
                 connect(host, *port, end).and_then(|peer| ask(peer, host, path, end))
+            }
+            Page::Https { host, port, path } => {
+                let text = ask_securely((host, *port), path, tls, limit);
+                return text.map_err(|e| format!("{self}: {e}"));
             }
             Page::Unix(path) => {
                 UnixStream::connect(path).and_then(|peer| ask(peer, "localhost", "/metrics", end))
@@ -84,6 +100,31 @@ impl Page {
         page(&bytes).map_err(|e| format!("{self}: {e}"))
     }
 }
+
+fn ask_securely(
+    (host, port): (&str, u16),
+    path: &str,
+    tls: &Tls,
+    limit: Duration,
+) -> Result<String, String> {
+    let target = Target {
+        protocol: Protocol::Json,
+        address: Address::Tcp { host: host.to_owned(), port },
+        tls: Some(tls.clone()),
+        authority: authority(host, port),
+    };
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{ACCEPT}\r\n\r\n", target.authority);
+    match ask_within(&target, Wire::Http(head.into_bytes().into()), limit)? {
+        Said::Good(body, _) => Ok(String::from_utf8_lossy(&body).into_owned()),
+        Said::Bad(code, said) => {
+            let said: String = said.chars().take(80).collect();
+            Err(format!("expected status 200, got {code}: {said}"))
+        }
+    }
+}
+
+/// The text format, in the version that every exporter has.
+const ACCEPT: &str = "accept: text/plain;version=0.0.4, text/plain;q=0.5";
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
@@ -130,8 +171,7 @@ fn connect(host: &str, port: u16, end: Instant) -> io::Result<TcpStream> {
 fn ask(mut peer: impl Peer, host: &str, path: &str, end: Instant) -> io::Result<Vec<u8>> {
     peer.limit(left(end)?)?;
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let accept = "accept: text/plain;version=0.0.4, text/plain;q=0.5";
-    let head = format!("GET {path} HTTP/1.0\r\nhost: {host}\r\n{accept}\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.0\r\nhost: {host}\r\n{ACCEPT}\r\n\r\n");
     peer.write_all(head.as_bytes())?;
     let (mut bytes, mut part) = (Vec::new(), [0; 1 << 14]);
     loop {
@@ -242,6 +282,8 @@ mod tests {
             ("http://h/", "http://h:80/metrics"),
             ("http://[::1]:9/x?y=1", "http://[::1]:9/x?y=1"),
             ("http://[::1]", "http://[::1]:80/metrics"),
+            ("https://h:8002/m", "https://h:8002/m"),
+            ("https://h", "https://h:443/metrics"),
             ("unix:/run/o.sock", "unix:/run/o.sock"),
         ] {
             assert_eq!(url.parse::<Page>().unwrap().to_string(), shown);
@@ -249,7 +291,7 @@ mod tests {
         for wrong in [
             "",
             "localhost:8002",
-            "https://h/",
+            "ftp://h/",
             "http://",
             "http://h:99999/",
             "http://h/a b",
@@ -277,7 +319,7 @@ mod tests {
             request
         });
         let page: Page = format!("http://127.0.0.1:{port}/m").parse().unwrap();
-        let got = page.fetch(Duration::from_secs(60));
+        let got = page.fetch(Duration::from_secs(60), &Tls::default());
         assert_eq!(server.join().unwrap(), "GET /m HTTP/1.0");
         got
     }
@@ -293,14 +335,52 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_fetched_over_tls_from_whom_we_trust() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let authority = home.path().join("ca.pem");
+        fs::write(&authority, made.cert.pem()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = std::sync::Arc::new(config);
+        let server = thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut peer, _) = listener.accept().unwrap();
+                let mut tls = rustls::ServerConnection::new(config.clone()).unwrap();
+                let mut stream = rustls::Stream::new(&mut tls, &mut peer);
+                let mut lines = io::BufReader::new(&mut stream).lines();
+                // Who does not trust us says so and leaves.
+                let Some(Ok(request)) = lines.next() else { continue };
+                assert_eq!(request, "GET /m HTTP/1.1");
+                while !lines.next().unwrap().unwrap().is_empty() {}
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na 1").unwrap();
+            }
+        });
+        let page: Page = format!("https://localhost:{port}/m").parse().unwrap();
+        let trusting = Tls { authority: Some(authority), identity: None };
+        assert_eq!(page.fetch(Duration::from_secs(60), &trusting).unwrap(), "a 1");
+        let error = page.fetch(Duration::from_secs(60), &Tls::default()).unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+        server.join().unwrap();
+    }
+
+    #[test]
     fn who_does_not_answer_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let page: Page = format!("http://127.0.0.1:{port}").parse().unwrap();
-        let error = page.fetch(Duration::from_millis(30)).unwrap_err();
+        let error = page.fetch(Duration::from_millis(30), &Tls::default()).unwrap_err();
         assert!(error.ends_with("no answer in time"), "{error}");
         drop(listener);
-        let error = page.fetch(Duration::from_secs(60)).unwrap_err();
+        let error = page.fetch(Duration::from_secs(60), &Tls::default()).unwrap_err();
         assert!(error.contains("refused"), "{error}");
     }
 

@@ -229,8 +229,8 @@ fn pages_are_guessed_on_the_usual_ports_only() {
     assert_eq!(Metrics::guess(&target(8000, None)), page);
     assert_eq!(Metrics::guess(&target(8001, None)), page);
     assert_eq!(Metrics::guess(&target(9000, None)), Metrics::Off);
-    let tls = Tls { authority: None, identity: None };
-    assert_eq!(Metrics::guess(&target(8001, Some(tls))), Metrics::Off);
+    let secure = Metrics::Guessed("https://h:8002/metrics".parse().unwrap());
+    assert_eq!(Metrics::guess(&target(8001, Some(Tls::default()))), secure);
     let unix = Target { address: Address::Unix("/s".into()), ..target(1, None) };
     assert_eq!(Metrics::guess(&unix), Metrics::Off);
 }

@@ -17,6 +17,7 @@ fn a_real_servers_page_is_understood() {
         metrics: Metrics::At(page),
         pids: vec![server.process.id()],
         models: vec!["wine".to_owned()],
+        ..Options::default()
     };
     let Look::Ready(ready) = options.look().unwrap() else { panic!("it is there") };
     let scraper = ready.start(Instant::now()).unwrap();
