@@ -110,7 +110,8 @@ impl Session {
         models.sort_unstable();
         models.dedup();
         let pids = if pids.is_empty() { scenario.target.pids.clone() } else { pids.to_vec() };
-        Ok(scrape::Options { metrics, pids, models })
+        let tls = self.plan.target.tls.clone().unwrap_or_default();
+        Ok(scrape::Options { metrics, tls, pids, models })
     }
 
     /// Runs phases, and calls `beside` about four times a second with how it goes; what that returns is told as lines.
