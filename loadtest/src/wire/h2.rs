@@ -292,7 +292,7 @@ impl<T> Session<T> {
             return Err(Fatal("a header block is interrupted"));
         }
         match kind {
-            kind::DATA => self.data(flags, stream, payload, out, ended),
+            kind::DATA => self.data(flags, stream, payload, ended),
             kind::HEADERS => {
                 let mut block = unpadded(flags, payload)?;
                 if flags & PRIORITY != 0 {
@@ -354,7 +354,6 @@ impl<T> Session<T> {
         flags: u8,
         stream: u32,
         payload: &[u8],
-        out: &mut Vec<u8>,
         ended: &mut impl FnMut(T, End),
     ) -> Result<(), Fatal> {
         self.eaten += payload.len() as i64;
@@ -370,7 +369,6 @@ impl<T> Session<T> {
         } else if stream >= self.first + 2 * self.calls.len() as u32 {
             return Err(Fatal("a frame of a stream that was not opened"));
         }
-        let _ = out;
         Ok(())
     }
 
