@@ -230,12 +230,12 @@ fn below(high: &Tried) -> f64 {
     if managed > high.trial.rate / 100.0 { half.min(managed) } else { half }
 }
 
-/// Where to cut a bracket: in the middle; in a wide one, near what the server managed in overload, since the answer is rarely far below.
+/// Where to cut a bracket: in the middle; in a wide one, near what the server managed in overload, since the answer is rarely far from it.
 fn between(low: &Tried, high: &Tried) -> f64 {
     let (bottom, top) = (low.trial.rate, high.trial.rate);
     let managed = high.trial.throughput * 0.95;
-    if top > bottom * 1.25 && managed > bottom * 1.1 && managed < top * 0.9 {
-        managed
+    if top > bottom * 1.25 && managed > bottom * 0.5 && managed < top * 0.9 {
+        managed.max(bottom * 1.1)
     } else {
         (bottom + top) / 2.0
     }

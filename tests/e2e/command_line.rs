@@ -157,7 +157,18 @@ fn the_manual_has_a_page_for_every_command() {
         .map(|page| page.expect("a page").file_name().to_string_lossy().into_owned())
         .collect();
     pages.sort_unstable();
-    let expected = ["-check", "-completions", "-explain", "-health", "-key", "-man", "-serve", ""];
+    let expected = [
+        "-check",
+        "-completions",
+        "-explain",
+        "-health",
+        "-key",
+        "-loadtest",
+        "-man",
+        "-models",
+        "-serve",
+        "",
+    ];
     assert_eq!(pages, expected.map(|name| format!("onnxd{name}.1")));
     assert_eq!(
         run(&["man"]).stdout.trim(),

@@ -119,8 +119,8 @@ fn plain(
     if !failures.is_empty() {
         return Err(Failure::failed(failures.join("\n")));
     }
-    if report.summary.total.good == 0 && report.verdict.findings.is_empty() && !measured.interrupted
-    {
+    let says_nothing = report.verdict.findings.is_empty() && report.verdict.wrong == 0;
+    if report.summary.total.good == 0 && says_nothing && !measured.interrupted {
         return Err(Failure::failed("no request had a good answer"));
     }
     Ok(output::code(output::outcome(&report)))

@@ -195,7 +195,7 @@ fn verdict(report: &Report, out: &mut String) {
     if let Some(missing) = crate::merge::missing(report) {
         line(out, &format!("note: {missing}"));
     }
-    if !findings.is_empty() && report.search.is_none() {
+    if (!findings.is_empty() || report.verdict.wrong > 0) && report.search.is_none() {
         line(out, &format!("\nverdict: {}", report.verdict.outcome));
     }
 }
