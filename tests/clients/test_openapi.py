@@ -52,6 +52,8 @@ def test_the_server_does_what_its_document_says(port, parameters, tmp_path):
         schemathesis, "--config-file", config, "run", f"http://{PORTS[port]}/openapi.json",
         "--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1",
         "--continue-on-failure", "--no-color", "--warnings", "off", "--request-timeout", "30",
+        # Whoever unloads the model finds it unloaded: rightly, but then nothing else is looked at.
+        "--exclude-path-regex", "/(load|unload)$" if parameters else "^$",
     ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(Path(__file__).parent)}
     # Its own directory: schemathesis keeps what it found beside it.
