@@ -67,7 +67,8 @@ def test_load_and_unload(client, model):
     assert index(client)[model, "1"][0] == "UNAVAILABLE"
     client.unload_model(model)
     assert not client.is_model_ready(model)
-    refused(lambda: ask(client, model), UNAVAILABLE, model, "unloaded")
+    # "draining" for a moment, then "unloaded".
+    refused(lambda: ask(client, model), UNAVAILABLE, model, "version 2")
     assert index(client)[model, "2"][0] == "UNAVAILABLE"
     client.unload_model(model, unload_dependents=True)
     client.load_model(model)
