@@ -63,7 +63,7 @@ enum Command {
     /// Put load on a server and say whether it keeps its objectives (onnxd-loadtest).
     #[command(
         disable_help_flag = true,
-        after_help = "`onnxd loadtest --help` is onnxd-loadtest's own.\n\nExample:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --slo 'p99<20ms'"
+        after_help = "`onnxd loadtest --help` is onnxd-loadtest's own.\n\nExamples:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --slo 'p99<20ms'"
     )]
     Loadtest(sibling::Args),
     // Those below are hidden until their binary does something: what is listed works.
