@@ -246,7 +246,11 @@ impl Server {
             max_deadline: millis(config.max_deadline_ms),
             max_requests: config.max_requests,
         };
-        let engine = Arc::new(Engine::new(manager.table.clone(), &options));
+        let mut engine = Engine::new(manager.table.clone(), &options);
+        if config.lifecycle.model_memory_bytes > 0 {
+            engine = engine.loading_on_demand(manager.control.clone());
+        }
+        let engine = Arc::new(engine);
         show_memory(engine.budget.clone());
         let (announcer, listener) = shutdown::channel();
         let api = Api {

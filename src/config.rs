@@ -219,6 +219,7 @@ impl Config {
             let got = self.max_header_bytes;
             return Err(format!("max_header_bytes: expected 1024 to 1048576, got {got}"));
         }
+        self.lifecycle.check().map_err(|error| format!("lifecycle.{error}"))?;
         self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
         self.tracing.check().map_err(|error| format!("tracing.{error}"))?;

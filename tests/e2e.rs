@@ -30,6 +30,8 @@ mod floods;
 mod heads;
 #[path = "e2e/leaving.rs"]
 mod leaving;
+#[path = "e2e/lifecycle.rs"]
+mod lifecycle;
 #[path = "e2e/metrics.rs"]
 mod metrics;
 #[path = "e2e/no_library.rs"]

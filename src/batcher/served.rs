@@ -53,6 +53,11 @@ impl Sessions {
         self.own.get(slot).and_then(OnceLock::get).unwrap_or(&self.shared)
     }
 
+    /// The session of whoever has none of its own.
+    pub fn shared(&self) -> &Arc<dyn Session> {
+        &self.shared
+    }
+
     pub fn signature(&self) -> &Arc<Signature> {
         self.shared.signature()
     }

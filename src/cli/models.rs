@@ -24,12 +24,20 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Every version: state, memory, share of the traffic, and why it does not serve
+    #[command(after_help = "Examples:\n  onnxd models ls\n  onnxd models ls wine --output json")]
     Ls(Listed),
     /// Load models as their directories have them now; several change as one, or not at all
+    #[command(
+        after_help = "Examples:\n  onnxd models load wine\n  onnxd models load wine --version 3\n  onnxd models load ranker features"
+    )]
     Load(Named),
     /// Unload models; requests under way are answered
+    #[command(
+        after_help = "Examples:\n  onnxd models unload wine\n  onnxd models unload wine --version 2"
+    )]
     Unload(Named),
     /// Look at the repository now. Models that are named follow their directories again
+    #[command(after_help = "Examples:\n  onnxd models rescan\n  onnxd models rescan wine")]
     Rescan(Listed),
 }
 

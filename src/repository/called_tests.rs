@@ -320,7 +320,7 @@ fn a_predecessor_stays_warm_for_a_while_and_comes_back_at_once() {
     assert_eq!(load(&manager, &[("iris", Some(1))]), Ok(()));
     assert_eq!(fake.opened.load(SeqCst), opened, "it was warm");
     assert!(Arc::ptr_eq(&manager.table.load().resolve("iris", "1").unwrap(), &first));
-    let lifecycle = LifecycleOptions { rollback_ttl_ms: 30 };
+    let lifecycle = LifecycleOptions { rollback_ttl_ms: 30, ..LifecycleOptions::default() };
     let short = Options { lifecycle, ..options(dir.path()) };
     let (manager, _) = started(&short);
     put(dir.path(), "iris/3/model.onnx", &model(""));

@@ -3,11 +3,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
 
 use crate::types::error::{Code, Error};
 
@@ -25,13 +27,18 @@ pub struct Target {
 }
 
 /// What a call asks for. Several models change as one: all of them, or none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Look at the directories at once, and serve what they hold.
     Load(Vec<Target>),
     Unload(Vec<Target>),
     /// Look at the whole repository at once; the models that are named are given back to their directories.
     Rescan(Vec<String>),
+    /// Load a model that is out of memory: somebody asks for it. `done` is dropped when there is nothing more to wait for.
+    Demand {
+        model: String,
+        done: watch::Sender<()>,
+    },
 }
 
 impl Command {
@@ -42,6 +49,7 @@ impl Command {
                 targets.iter().map(|target| target.model.clone()).collect()
             }
             Command::Rescan(models) => models.clone(),
+            Command::Demand { model, .. } => vec![model.clone()],
         };
         models.sort_unstable();
         models.dedup();
@@ -57,12 +65,16 @@ pub struct Call {
 
 /// Reaches the manager from any thread.
 #[derive(Clone)]
-pub struct Control(Sender<Call>);
+pub struct Control {
+    calls: Sender<Call>,
+    /// Models that are being loaded because somebody asked for them, and when that ends.
+    demanded: Arc<Mutex<HashMap<String, watch::Receiver<()>>>>,
+}
 
 /// A control, and the calls that come by it.
 pub fn channel() -> (Control, Receiver<Call>) {
     let (send, receive) = bounded(MOST_CALLS);
-    (Control(send), receive)
+    (Control { calls: send, demanded: Arc::default() }, receive)
 }
 
 impl Control {
@@ -73,11 +85,44 @@ impl Control {
     /// where too many calls wait, `Unavailable` once the server stops.
     pub async fn ask(&self, command: Command) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(Call { command, reply }).map_err(|error| match error {
+        self.send(Call { command, reply })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    fn send(&self, call: Call) -> Result<(), Error> {
+        self.calls.try_send(call).map_err(|error| match error {
             TrySendError::Full(_) => too_many(),
             TrySendError::Disconnected(_) => stopping(),
-        })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        })
+    }
+
+    /// Has a model loaded that is out of memory, and waits until it was tried: the table says what came of it. However many
+    /// ask at once, it is loaded once; who stops waiting stops nobody else.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub async fn demand(&self, model: &str) -> Result<(), Error> {
+        let mut ends = {
+            let mut demanded = self.demanded.lock();
+            match demanded.get(model) {
+                Some(ends) if ends.has_changed().is_ok() => ends.clone(),
+                _ => {
+                    let (done, ends) = watch::channel(());
+                    let command = Command::Demand { model: model.to_owned(), done };
+                    // Whoever is told has the table to look at.
+                    self.send(Call { command, reply: oneshot::channel().0 })?;
+                    demanded.insert(model.to_owned(), ends.clone());
+                    ends
+                }
+            }
+        };
+        // Nothing is ever sent: the end is the sender's.
+        let _ = ends.changed().await;
+        let mut demanded = self.demanded.lock();
+        if demanded.get(model).is_some_and(|ends| ends.has_changed().is_err()) {
+            demanded.remove(model);
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
+    candidate,
     entry::{Entry, entries},
     loader::{Backends, guarded, open},
     measured::Measurements,
@@ -58,8 +59,13 @@ fn check_model(
             break;
         }
         for job in jobs {
-            let outcome = guarded(|| open(backends, &measurements, 1, &job))
-                .map(|opened| opened.map(|o| o.backend.describe()).unwrap_or_default());
+            let outcome = guarded(|| {
+                let opened = open(backends, &measurements, 1, &job)?;
+                if let Some(opened) = &opened {
+                    candidate::check(&job, opened)?;
+                }
+                Ok(opened.map(|o| o.backend.describe()).unwrap_or_default())
+            });
             entry.tried(job.number, outcome.as_ref().map(|_| ()).map_err(String::clone));
             verdict.versions.push(Checked {
                 model: model.clone(),

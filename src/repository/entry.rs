@@ -7,7 +7,7 @@ mod leaving;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use self::leaving::Kept;
@@ -38,6 +38,7 @@ pub enum Wish {
 
 const NOT_ASKED_FOR: &str = "not loaded: not among those to load";
 const BY_CALL: &str = "unloaded by a call";
+const PARKED: &str = "not in memory: it is loaded when somebody asks for it";
 const OTHERS: &str = "not loaded: calls asked for other versions";
 
 /// A model in the manager's book.
@@ -53,6 +54,10 @@ pub struct Entry {
     wish: Wish,
     /// Calls said so, and nothing else changes it.
     by_call: bool,
+    /// Wanted, but out of memory until somebody asks for it.
+    parked: bool,
+    /// Somebody asked for it, and waits.
+    awaited: bool,
     standings: Standings,
     states: BTreeMap<u64, State>,
     /// Jobs under way. What comes of one that is not here changes nothing.
@@ -73,8 +78,9 @@ pub struct Entry {
     rollback_ttl: Duration,
     /// When a run of each version panicked lately.
     panics: BTreeMap<u64, Vec<Instant>>,
-    /// A version has served.
+    /// A version has served; and when the last one became ready, in milliseconds since the Unix epoch.
     served: bool,
+    ready_at: u64,
 }
 
 /// What a version was opened from, and how.
@@ -146,6 +152,8 @@ impl Entry {
             on_disk: BTreeSet::new(),
             wish: if wanted { Wish::Directory } else { Wish::Nothing(NOT_ASKED_FOR) },
             by_call: false,
+            parked: false,
+            awaited: false,
             standings: Standings::new(),
             states: BTreeMap::new(),
             opening: BTreeMap::new(),
@@ -160,6 +168,7 @@ impl Entry {
             rollback_ttl: Duration::from_millis(options.lifecycle.rollback_ttl_ms),
             panics: BTreeMap::new(),
             served: false,
+            ready_at: 0,
         };
         entry.see(found, repository, &options.defaults);
         entry
@@ -209,6 +218,11 @@ impl Entry {
         self.by_call
     }
 
+    /// The versions on disk.
+    pub fn numbers(&self) -> &BTreeSet<u64> {
+        &self.on_disk
+    }
+
     /// Whether this server is to serve it.
     pub fn wanted(&self) -> bool {
         !matches!(self.wish, Wish::Nothing(_))
@@ -219,6 +233,7 @@ impl Entry {
         match (&self.problem, &self.wish) {
             (Some(problem), _) => State::Failed(problem.clone()),
             (None, Wish::Nothing(why)) => State::Unloaded((*why).into()),
+            (None, _) if self.parked => State::Unloaded(PARKED.into()),
             (None, Wish::Directory) => {
                 State::Unloaded(format!("not loaded: 'versions: {}'", self.options.versions))
             }
@@ -275,7 +290,7 @@ impl Entry {
         if self.staged.is_some() {
             return jobs;
         }
-        if !self.wanted() {
+        if !self.wanted() || self.parked {
             for number in self.serving() {
                 self.unload(number);
             }
@@ -347,10 +362,12 @@ impl Entry {
             number,
             repository: self.repository.clone(),
             file: self.found.versions.get(&number).cloned().unwrap_or_default(),
+            bytes: self.estimate(number),
             options: self.options.clone(),
             reopens: None,
             unless: None,
-            predecessor: self.current(),
+            // An older version takes nobody over.
+            predecessor: self.current().filter(|version| version.number <= number),
             ticket,
         }
     }
@@ -444,7 +461,11 @@ impl Entry {
             Ok(version) => (Standing::Ready, State::Ready(version)),
             Err(reason) => (Standing::Failed, State::Failed(reason)),
         };
-        self.served |= standing == Standing::Ready;
+        if standing == Standing::Ready {
+            self.served = true;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.ready_at = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        }
         self.refused.remove(&number);
         self.standings.insert(number, standing);
         if let Some(State::Ready(before)) = self.states.insert(number, state) {
@@ -470,19 +491,24 @@ impl Entry {
     pub fn settled(&self) -> bool {
         let policy = self.policy();
         self.opening.is_empty()
-            && (!self.active() || lifecycle::settled(&policy, &self.on_disk, &self.standings))
+            && (!self.active()
+                || self.parked
+                || lifecycle::settled(&policy, &self.on_disk, &self.standings))
     }
 
     /// Whether the server's readiness no longer waits for this model.
     pub fn done(&self, readiness: Readiness) -> bool {
         let serves = lifecycle::current(&self.standings).is_some();
-        !self.wanted() || (self.settled() && (serves || readiness == Readiness::Lenient))
+        !self.wanted()
+            || self.parked
+            || (self.settled() && (serves || readiness == Readiness::Lenient))
     }
 
     /// Whether it has served, is still wanted, and has no version left.
     pub fn lost(&self) -> bool {
         self.served
             && self.wanted()
+            && !self.parked
             && self.settled()
             && lifecycle::current(&self.standings).is_none()
     }
@@ -503,6 +529,7 @@ impl Entry {
     pub fn row(&self) -> Arc<Model> {
         let current = self.current();
         let problem = self.problem.clone();
+        let out = self.parked || (self.awaited && current.is_none());
         let (failed, notice) = match current {
             Some(_) => (None, problem),
             None => (problem, None),
@@ -513,6 +540,7 @@ impl Entry {
             notice,
             versions: self.states.clone(),
             refused: self.refused.clone(),
+            parked: out && self.wanted() && self.problem.is_none(),
             by_call: self.by_call,
             current,
         })

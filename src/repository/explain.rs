@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{job::Job, latency::Latency, loader::Opened};
+use super::{candidate::Checked, job::Job, latency::Latency, loader::Opened};
 use crate::{
     batcher::mode::Choice,
     types::model::{Signature, TensorSpec},
@@ -15,6 +15,7 @@ pub struct Facts<'a> {
     pub job: &'a Job,
     pub opened: &'a Opened,
     pub choice: &'a Choice,
+    pub checked: &'a Checked,
     /// Threads with a session of their own.
     pub replicas: usize,
     /// From the first byte read until now.
@@ -37,6 +38,8 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "device": opened.session.device(),
         "threads_a_run": opened.session_options.intra_op_threads,
         "warnings": opened.session.warnings(),
+        "samples": facts.checked.samples.len(),
+        "advice": facts.checked.advice,
         "mode": choice.execution.name(),
         "mode_reason": without_mode(&choice.reason, choice.execution.name()),
         "shares_runs": choice.gather,

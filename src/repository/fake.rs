@@ -49,8 +49,17 @@ pub struct Fake {
 pub struct FakeSession {
     signature: Arc<Signature>,
     warnings: Vec<String>,
+    /// What it answers: NaN, one column more, or zeros.
+    answers: Answers,
     /// Panics where it reads this.
     poison: Option<f32>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Answers {
+    Zeros,
+    Nan,
+    Wide,
 }
 
 impl Backend for Fake {
@@ -80,7 +89,12 @@ impl Backend for Fake {
         let can_batch = Signature::batchable(&inputs, &outputs);
         let signature = Arc::new(Signature { inputs, outputs, can_batch });
         let poison = graph.metadata.get("fake").is_some_and(|f| f == "poison").then_some(13.0f32);
-        Ok(Arc::new(FakeSession { signature, warnings, poison }))
+        let answers = match graph.metadata.get("fake").map(String::as_str) {
+            Some("nan") => Answers::Nan,
+            Some("wide") => Answers::Wide,
+            _ => Answers::Zeros,
+        };
+        Ok(Arc::new(FakeSession { signature, warnings, answers, poison }))
     }
 }
 
@@ -112,9 +126,11 @@ impl Session for FakeSession {
                 _ if at == 0 => first.unwrap_or(1),
                 _ => 1,
             });
-            let dims: crate::types::tensor::Dims = dims.collect();
+            let mut dims: crate::types::tensor::Dims = dims.collect();
+            dims[1] += i64::from(self.answers == Answers::Wide);
             let bytes = element_count(&dims).unwrap() * spec.datatype.size().unwrap();
-            Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![0; bytes]) }
+            let fill = if self.answers == Answers::Nan { 0xff } else { 0 };
+            Tensor { datatype: spec.datatype, dims, data: Bytes::from(vec![fill; bytes]) }
         };
         Ok(self.signature.outputs.iter().map(output).collect())
     }

@@ -15,6 +15,8 @@ pub struct Job {
     /// The place, and the file relative to it.
     pub repository: Arc<Repository>,
     pub file: String,
+    /// Bytes of its files.
+    pub bytes: u64,
     pub options: Arc<ModelOptions>,
     /// The version serves, and is opened again after a panic: the digest that its files must still have.
     pub reopens: Option<String>,

@@ -2,6 +2,7 @@
 //! publishes what serves.
 
 mod called;
+mod memory;
 
 use std::{
     cmp::Reverse,
@@ -14,7 +15,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, select};
 use tokio::sync::watch;
 
-use self::called::Calls;
+use self::{called::Calls, memory::Turn};
 use super::{
     calls::Call,
     entry::{Entry, Remedy},
@@ -66,6 +67,14 @@ pub struct Keeper {
     options: Options,
     /// Out of the table once the next one is published, and then to be freed.
     gone: Vec<Arc<Version>>,
+    /// Bytes that models have in memory, that are being loaded, and that the sweeper has not freed yet.
+    resident: u64,
+    shares: BTreeMap<Arc<str>, u64>,
+    coming: u64,
+    leaving: u64,
+    /// Who asked for models that are out of memory; and who is told with the next publication.
+    demanded: BTreeMap<String, Vec<watch::Sender<()>>>,
+    told: Vec<watch::Sender<()>>,
     /// When predecessors that stay warm go.
     kept: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     /// Models that readiness waits for, and those that lost their last version.
@@ -90,6 +99,12 @@ impl Keeper {
             outside,
             options,
             gone: Vec::new(),
+            resident: 0,
+            shares: BTreeMap::new(),
+            coming: 0,
+            leaving: 0,
+            demanded: BTreeMap::new(),
+            told: Vec::new(),
             kept: BinaryHeap::new(),
             undone: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -105,6 +120,7 @@ impl Keeper {
         if self.entries.is_empty() {
             tracing::warn!("the repository holds no model");
         }
+        self.park_surplus();
         for name in self.entries.keys().cloned().collect::<Vec<_>>() {
             self.complain(&name);
             self.changed(&name);
@@ -123,7 +139,7 @@ impl Keeper {
     pub fn run(&mut self, inbox: &Inbox) {
         loop {
             self.dispatch();
-            let due = self.under_way == 0 || self.calls.answer_waits();
+            let due = self.under_way == 0 || self.calls.answer_waits() || !self.told.is_empty();
             if self.dirty && (due || self.published.elapsed() >= self.pace) {
                 self.publish();
             }
@@ -182,6 +198,12 @@ impl Keeper {
             if !self.entries.get(&*job.model).is_some_and(|entry| entry.waits_for(&job)) {
                 continue;
             }
+            let job = match self.turn(job) {
+                Turn::Load(job) => job,
+                Turn::Wait(job) => return self.queue.push_front(job),
+                Turn::Dropped => continue,
+            };
+            self.coming += job.bytes;
             let to = match starts_threads(&job.options) {
                 true => &self.outside.loaders.plain,
                 false => &self.outside.loaders.quiet,
@@ -195,16 +217,23 @@ impl Keeper {
 
     fn take(&mut self, report: Report) {
         self.under_way -= 1;
+        self.coming = self.coming.saturating_sub(report.job.bytes);
         announce(&report);
         let Report { job, result, took } = report;
         let Some(entry) = self.entries.get_mut(&*job.model) else {
             self.gone.extend(result.ok().and_then(Outcome::version));
             return;
         };
-        registry().set_load_time(&job.model, &job.number.to_string(), took);
+        let number = job.number.to_string();
+        registry().set_load_time(&job.model, &number, took);
+        if result.is_err() && job.reopens.is_none() {
+            registry().load_refused(&job.model, &number);
+        }
         entry.finished(&job, result);
         self.changed(&job.model);
         self.progressed(&job.model);
+        self.supplied(&job.model);
+        self.keep_within(&job.model);
     }
 
     /// After a panic: opens the version again, or takes it out.
@@ -234,6 +263,7 @@ impl Keeper {
     /// The sweeper has freed something.
     fn freed(&mut self) {
         for freed in self.outside.sweeper.freed() {
+            self.leaving = self.leaving.saturating_sub(freed.bytes);
             if let Some(entry) = self.entries.get_mut(&*freed.model) {
                 entry.freed(freed.number);
                 self.changed(&freed.model);
@@ -281,6 +311,7 @@ impl Keeper {
         if let Some(row) = self.rows.remove(name) {
             forget(&row, None);
         }
+        self.resident = self.resident.saturating_sub(self.shares.remove(name).unwrap_or_default());
         self.undone.remove(name);
         self.lost.remove(name);
         self.dirty = true;
@@ -290,11 +321,15 @@ impl Keeper {
     fn changed(&mut self, model: &str) {
         let Some(entry) = self.entries.get_mut(model) else { return };
         let kept = entry.kept_until();
+        let before = self.shares.get(&entry.name).copied().unwrap_or_default();
         self.queue.extend(entry.advance(Instant::now()));
         self.gone.extend(entry.take_gone());
         if let Some(until) = entry.kept_until().filter(|until| kept != Some(*until)) {
             self.kept.push(Reverse((until, entry.name.clone())));
         }
+        let (serving, warm) = entry.resident();
+        self.resident = self.resident.saturating_sub(before).saturating_add(serving + warm);
+        self.shares.insert(entry.name.clone(), serving + warm);
         let (done, lost) = (entry.done(self.options.readiness), entry.lost());
         for (set, member) in [(&mut self.undone, !done), (&mut self.lost, lost)] {
             match member {
@@ -316,7 +351,9 @@ impl Keeper {
         let before = self.outside.table.swap(table);
         // In this order: what is freed is in no table that anybody can load.
         self.outside.sweeper.retire(before);
-        self.outside.sweeper.take(mem::take(&mut self.gone));
+        let gone = mem::take(&mut self.gone);
+        self.leaving += gone.iter().map(|version| version.weight_bytes).sum::<u64>();
+        self.outside.sweeper.take(gone);
         self.published = Instant::now();
         self.pace = PUBLISH_EVERY.max((self.published - begun) * PUBLISH_SHARE);
         self.dirty = false;
@@ -325,6 +362,7 @@ impl Keeper {
         // Whether it changes or not: who waits looks at the table, too.
         self.outside.ready.send_replace(self.reached && self.lost.is_empty());
         self.calls.answer();
+        self.told.clear();
         if self.queue.is_empty() && self.under_way == 0 {
             self.outside.initial.settle();
         }

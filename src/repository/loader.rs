@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use sha2::{Digest, Sha256};
 
 use super::{
+    candidate::{self, Checked},
     explain,
     job::Job,
     latency::{LONG_ENOUGH, Latency, OFFERED_WEIGHTS},
@@ -18,7 +19,7 @@ use super::{
     measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
     padded::Padded,
-    store::Repository,
+    store::{Content, Repository},
     table::Version,
     wrapped::{Budget, Wrapped},
 };
@@ -170,10 +171,15 @@ impl Loader {
             let Some(opened) = open(&self.backends, &self.measurements, threads, job)? else {
                 return Ok(Outcome::Same);
             };
-            for warning in opened.session.warnings() {
+            // What is opened again after a panic serves already.
+            let checked = match job.reopens {
+                Some(_) => Checked::default(),
+                None => candidate::check(job, &opened)?,
+            };
+            for warning in opened.session.warnings().iter().chain(&checked.advice) {
                 tracing::warn!(model = &*job.model, version = job.number, "{warning}");
             }
-            self.finish(job, opened, start).map(Outcome::Opened)
+            self.finish(job, opened, &checked, start).map(Outcome::Opened)
         })
     }
 
@@ -181,6 +187,7 @@ impl Loader {
         &self,
         job: &Job,
         mut opened: Opened,
+        checked: &Checked,
         start: Instant,
     ) -> Result<Arc<Version>, String> {
         let options = &job.options;
@@ -194,7 +201,7 @@ impl Loader {
         // Network threads run nothing but the turn.
         let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
         let sessions = Sessions::new(opened.session.clone(), threads.slots());
-        let replicas = self.replicate(&sessions, &opened, first..threads.slots());
+        let replicas = self.replicate(&sessions, &opened, checked, first..threads.slots());
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
             cost.seed(&probe.rows, probe::row_bytes(opened.session.signature()));
@@ -205,6 +212,7 @@ impl Loader {
             job,
             opened: &opened,
             choice: &choice,
+            checked,
             replicas,
             took: start.elapsed(),
         });
@@ -255,7 +263,13 @@ impl Loader {
 
     /// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got
     /// one.
-    fn replicate(&self, sessions: &Sessions, opened: &Opened, slots: Range<usize>) -> usize {
+    fn replicate(
+        &self,
+        sessions: &Sessions,
+        opened: &Opened,
+        checked: &Checked,
+        slots: Range<usize>,
+    ) -> usize {
         let options = &opened.session_options;
         // Neither a device's memory nor threads of their own for sessions that few runs at a time use.
         let shared = opened.session.device().is_some() || options.intra_op_threads > 1;
@@ -273,8 +287,10 @@ impl Loader {
                 Ok(session) => {
                     let signature = opened.signature.clone();
                     let own = Wrapped::new(session, signature, Some(memory));
-                    if warm {
-                        // For what it does to the session: its first run allocates.
+                    // For what it does to the session: its first run allocates.
+                    if let Some(sample) = checked.samples.first().filter(|_| warm) {
+                        let _ = own.run(&sample.views(), None);
+                    } else if warm {
                         probe::probe(&own, &[1]);
                     }
                     sessions.set_own(slot, Arc::new(own));
@@ -462,12 +478,19 @@ impl Opening<'_> {
 
 /// The files of a version, and one digest of all of them: that of the model where there is nothing beside it.
 fn read(repository: &Repository, file: &str) -> Result<(ModelSource, String), String> {
+    let manifest = repository.manifest(file)?;
+    let listed = |name: &str, content: &Content| {
+        let checked = manifest.as_ref().map_or(Ok(()), |m| m.check(name, &content.sha256));
+        checked.map_err(|why| format!("{file}: {why}"))
+    };
     let model = repository.read_model(file)?;
+    listed(file.rsplit('/').next().unwrap_or(file), &model)?;
     let graph = Graph::parse(&model.bytes).map_err(|e| format!("{file}: {e}"))?;
     let mut digest = model.sha256;
     let mut external = Vec::new();
     for location in &graph.external {
         let content = repository.read_external(file, location)?;
+        listed(location, &content)?;
         let all = format!("{digest} {} {location}", content.sha256);
         digest = hex::encode(Sha256::digest(all));
         external.push((location.clone(), content.bytes));

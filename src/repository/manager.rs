@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     calls::{self, Control, MOST_CALLS},
     entry::entries,
-    eyes,
+    eyes::Eyes,
     job::Job,
     keeper::{Inbox, Keeper, Outside},
     loader::{Backends, Loader, Outcome},
@@ -118,7 +118,8 @@ impl Manager {
         let mut keeper = Keeper::new(entries, outside, options.clone());
         keeper.begin();
         let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
-        spawn("onnxd-eyes".into(), &alive, move || eyes::run(&repository, &looks, &sight))?;
+        let eyes = Eyes::new(repository, looks, sight, &options.lifecycle);
+        spawn("onnxd-eyes".into(), &alive, move || eyes.run())?;
         let sweeps = sweeper.clone();
         spawn("onnxd-sweeper".into(), &alive, move || sweeps.run())?;
         spawn("onnxd-manager".into(), &alive, move || {
@@ -214,3 +215,15 @@ mod tests;
 #[cfg(test)]
 #[path = "called_tests.rs"]
 mod called_tests;
+
+#[cfg(test)]
+#[path = "swap_tests.rs"]
+mod swap_tests;
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod watch_tests;
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod memory_tests;

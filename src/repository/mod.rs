@@ -2,6 +2,7 @@
 
 pub mod banner;
 pub mod calls;
+mod candidate;
 pub mod check;
 pub mod config;
 pub mod entry;
@@ -14,11 +15,15 @@ pub mod lifecycle;
 pub mod lifecycle_options;
 pub mod loader;
 pub mod manager;
+pub mod manifest;
 pub mod measured;
 pub mod options;
 mod padded;
 mod print;
 pub mod priority;
+pub mod residency;
+mod samples;
+pub mod settle;
 pub mod store;
 mod sweeper;
 pub mod table;

@@ -58,6 +58,7 @@ impl Options {
                     .into(),
             );
         }
+        self.lifecycle.check().map_err(|e| format!("lifecycle.{e}"))?;
         ModelOptions::from(&self.defaults).check().map_err(|e| format!("defaults: {e}"))
     }
 }
@@ -203,6 +204,9 @@ pub struct ModelOptions {
     /// Run the model on generated input before it serves, which warms it and measures what a run costs, by batch
     /// size. Default: true. Without it, nothing is known: it runs on the executors.
     pub warmup: bool,
+    /// Let a version serve whose signature the callers of the one before could not use: an input or output that is gone, of
+    /// another datatype, or of a shape that does not fit. Default: false: such a version is refused.
+    pub allow_signature_change: bool,
     /// The batch axis: `auto` (default: the first, where every input and output begins with one and the same dynamic
     /// dimension), `first` (it is the first, although the graph names it differently from tensor to tensor) or `none`.
     pub batch_axis: BatchAxis,
@@ -226,6 +230,7 @@ impl From<&Defaults> for ModelOptions {
             batching: defaults.batching.clone(),
             default_timeout_ms: defaults.default_timeout_ms,
             warmup: defaults.warmup,
+            allow_signature_change: false,
             batch_axis: BatchAxis::Auto,
             labels: BTreeMap::new(),
         }

@@ -17,52 +17,60 @@ const MOST_FILES: usize = 4096;
 
 /// Of one file, with the links on the way followed.
 pub fn of_file(path: &Path) -> Print {
-    let mut hasher = DefaultHasher::new();
-    file(path, &mut hasher);
-    hasher.finish()
+    let mut walk = Walk { hasher: DefaultHasher::new(), left: 0, bytes: 0 };
+    walk.file(path);
+    walk.hasher.finish()
 }
 
-/// Of everything visible in a folder, and in those inside it.
-pub fn of_folder(path: &Path) -> Print {
-    let mut hasher = DefaultHasher::new();
-    let mut left = MOST_FILES;
-    folder(path, DEEPEST, &mut left, &mut hasher);
-    hasher.finish()
+/// Of everything visible in a folder, and in those inside it; and how many bytes that is.
+pub fn of_folder(path: &Path) -> (Print, u64) {
+    let mut walk = Walk { hasher: DefaultHasher::new(), left: MOST_FILES, bytes: 0 };
+    walk.folder(path, DEEPEST);
+    (walk.hasher.finish(), walk.bytes)
 }
 
-fn folder(path: &Path, depth: usize, left: &mut usize, hasher: &mut DefaultHasher) {
-    let Ok(entries) = fs::read_dir(path) else { return };
-    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-    names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
-    names.sort_unstable();
-    for name in names {
-        if *left == 0 {
-            return;
-        }
-        *left -= 1;
-        name.hash(hasher);
-        let path = path.join(name);
-        if file(&path, hasher) && depth > 0 {
-            folder(&path, depth - 1, left, hasher);
+struct Walk {
+    hasher: DefaultHasher,
+    left: usize,
+    bytes: u64,
+}
+
+impl Walk {
+    fn folder(&mut self, path: &Path, depth: usize) {
+        let Ok(entries) = fs::read_dir(path) else { return };
+        let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
+        names.sort_unstable();
+        for name in names {
+            if self.left == 0 {
+                return;
+            }
+            self.left -= 1;
+            name.hash(&mut self.hasher);
+            let path = path.join(name);
+            if self.file(&path) && depth > 0 {
+                self.folder(&path, depth - 1);
+            }
         }
     }
-}
 
-/// Whether it is a folder, whose own times say nothing about what is inside.
-fn file(path: &Path, hasher: &mut DefaultHasher) -> bool {
-    let Ok(meta) = fs::metadata(path) else {
-        hasher.write_u8(0);
-        return false;
-    };
-    if meta.is_dir() {
-        hasher.write_u8(1);
-        return true;
+    /// Whether it is a folder, whose own times say nothing about what is inside.
+    fn file(&mut self, path: &Path) -> bool {
+        let Ok(meta) = fs::metadata(path) else {
+            self.hasher.write_u8(0);
+            return false;
+        };
+        if meta.is_dir() {
+            self.hasher.write_u8(1);
+            return true;
+        }
+        self.hasher.write_u8(2);
+        self.bytes = self.bytes.saturating_add(meta.len());
+        // The time of the last change of the inode too: a copy may set the other back.
+        let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+        (meta.dev(), meta.ino(), meta.len(), times).hash(&mut self.hasher);
+        false
     }
-    hasher.write_u8(2);
-    // The time of the last change of the inode too: a copy may set the other back.
-    let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-    (meta.dev(), meta.ino(), meta.len(), times).hash(hasher);
-    false
 }
 
 #[cfg(test)]

@@ -15,7 +15,11 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::print::{self, Print};
+use super::{
+    manifest::{self, Manifest},
+    print::{self, Print},
+    samples,
+};
 
 /// The file of a version.
 pub const MODEL_FILE: &str = "model.onnx";
@@ -62,6 +66,10 @@ pub struct FoundModel {
     /// How the files of each version, and the options, look from outside: another print means that they changed.
     pub prints: BTreeMap<u64, Print>,
     pub options_print: Option<Print>,
+    /// Bytes of all files of each version.
+    pub bytes: BTreeMap<u64, u64>,
+    /// Versions with a manifest.
+    pub manifests: BTreeSet<u64>,
     /// Why none of it can serve, where that is so.
     pub problem: Option<String>,
 }
@@ -148,7 +156,9 @@ impl Repository {
         check_name(&name)?;
         let versions = text(file).map(|file| BTreeMap::from([(1, file)])).unwrap_or_default();
         let prints = BTreeMap::from([(1, print::of_file(file))]);
-        let model = FoundModel { versions, prints, ..FoundModel::default() };
+        let bytes = fs::metadata(file).map_or(0, |meta| meta.len());
+        let bytes = BTreeMap::from([(1, bytes)]);
+        let model = FoundModel { versions, prints, bytes, ..FoundModel::default() };
         let root = file.parent().unwrap_or(Path::new("/")).to_path_buf();
         let mut repository = Repository::empty(given, root, Layout::File);
         repository.models.insert(name, model);
@@ -168,16 +178,24 @@ impl Repository {
         check_name(&name)?;
         let yaml = root.join(OPTIONS_FILE);
         let options = yaml.exists().then(|| OPTIONS_FILE.to_string());
+        let (print, bytes) = print::of_folder(&root);
         let model = FoundModel {
             options_print: options.is_some().then(|| print::of_file(&yaml)),
             options,
             versions: BTreeMap::from([(1, file.name.clone())]),
-            prints: BTreeMap::from([(1, print::of_folder(&root))]),
+            prints: BTreeMap::from([(1, print)]),
+            bytes: BTreeMap::from([(1, bytes)]),
+            manifests: root.join(manifest::FILE).is_file().then_some(1).into_iter().collect(),
             problem: None,
         };
         let mut repository = Repository::empty(given, root, Layout::Flat);
         repository.models.insert(name, model);
         Ok(repository)
+    }
+
+    /// The place as it was named.
+    pub fn given(&self) -> &Path {
+        &self.given
     }
 
     /// The text of a model's options file.
@@ -215,6 +233,50 @@ impl Repository {
             )));
         }
         read_all(file, meta.len(), MAX_EXTERNAL_BYTES).map(Content::of).map_err(fail)
+    }
+
+    /// The recorded samples of the version in `model_file`, relative to the repository: those in its own folder, and those
+    /// beside the versions.
+    pub fn samples(&self, model_file: &str) -> Result<Vec<String>, String> {
+        let own = Path::new(model_file).parent().unwrap_or(Path::new(""));
+        let folders = match self.layout {
+            Layout::File => return Ok(Vec::new()),
+            Layout::Flat => vec![own],
+            Layout::Folders => own.parent().into_iter().chain([own]).collect(),
+        };
+        let mut found = Vec::new();
+        for folder in folders.into_iter().map(|folder| folder.join(samples::FOLDER)) {
+            let Ok(entries) = list(&self.root.join(&folder)) else { continue };
+            let files = entries.into_iter().filter(|e| e.file && e.name.ends_with(".json"));
+            found.extend(files.map(|e| folder.join(e.name).to_string_lossy().into_owned()));
+        }
+        match found.len() <= samples::MOST_SAMPLES {
+            true => Ok(found),
+            false => Err(format!(
+                "{model_file}: it has {} samples, at most {} are read",
+                found.len(),
+                samples::MOST_SAMPLES
+            )),
+        }
+    }
+
+    /// The manifest of the version in `model_file`, where it has one.
+    pub fn manifest(&self, model_file: &str) -> Result<Option<Manifest>, String> {
+        let own = Path::new(model_file).parent().unwrap_or(Path::new(""));
+        let file = own.join(manifest::FILE);
+        // One .onnx file may lie among anything.
+        if self.layout == Layout::File || !self.root.join(&file).is_file() {
+            return Ok(None);
+        }
+        let file = file.to_string_lossy();
+        let bytes = self.read(&file, manifest::MOST_BYTES)?;
+        let read = Manifest::read(&bytes).map_err(|why| format!("{file}: {why}"));
+        read.map(Some)
+    }
+
+    /// The bytes of one sample.
+    pub fn read_sample(&self, file: &str) -> Result<Vec<u8>, String> {
+        self.read(file, samples::MOST_BYTES)
     }
 
     fn read(&self, file: &str, limit: u64) -> Result<Vec<u8>, String> {
@@ -329,7 +391,11 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
         match version_number(&entry.name) {
             Some(number) if entry.folder => {
                 model.versions.insert(number, format!("{name}/{}/{MODEL_FILE}", entry.name));
-                model.prints.insert(number, print::of_folder(&directory.join(&entry.name)));
+                let folder = directory.join(&entry.name);
+                let (print, bytes) = print::of_folder(&folder);
+                model.prints.insert(number, print);
+                model.bytes.insert(number, bytes);
+                model.manifests.extend(folder.join(manifest::FILE).is_file().then_some(number));
             }
             _ if entry.name == OPTIONS_FILE => {
                 model.options = Some(format!("{name}/{OPTIONS_FILE}"));

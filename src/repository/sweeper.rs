@@ -22,6 +22,7 @@ const QUIET: Duration = Duration::from_secs(1);
 pub struct Freed {
     pub model: Arc<str>,
     pub number: u64,
+    pub bytes: u64,
 }
 
 /// Where the manager leaves what is to be freed, and learns what is.
@@ -89,7 +90,11 @@ impl Sweeper {
                 // Not under the lock: a session takes its time to go.
                 drop(shared);
                 drop(tables);
-                let names = idle.iter().map(|v| Freed { model: v.model.clone(), number: v.number });
+                let names = idle.iter().map(|v| Freed {
+                    model: v.model.clone(),
+                    number: v.number,
+                    bytes: v.weight_bytes,
+                });
                 let names: Vec<Freed> = names.collect();
                 drop(idle);
                 shared = self.shared.lock();

@@ -38,6 +38,8 @@ pub struct Model {
     pub versions: BTreeMap<u64, State>,
     /// Versions whose changed files were refused, with the reason: what was loaded before serves on.
     pub refused: BTreeMap<u64, String>,
+    /// Not in memory, where there is a budget, or on its way there: whoever asks for it has it loaded, and waits.
+    pub parked: bool,
     /// Calls decide which versions serve, not the directory.
     pub by_call: bool,
     pub current: Option<Arc<Version>>,

@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,7 +25,10 @@ use crate::{
         run,
         served::Request,
     },
-    repository::table::{SharedTable, Version},
+    repository::{
+        calls::Control,
+        table::{SharedTable, Version},
+    },
     telemetry::{clock::now, registry::registry, request, stats::Spans},
     types::{
         error::{Code, Error},
@@ -34,6 +38,10 @@ use crate::{
         time::Tick,
     },
 };
+
+/// How often a request has its model loaded, and when one that gave up may come again.
+const MOST_TRIES: usize = 8;
+const THRASHING: Duration = Duration::from_secs(1);
 
 /// What a person can set about the request path.
 #[derive(Clone, Debug)]
@@ -50,6 +58,8 @@ pub struct EngineOptions {
 pub struct Engine {
     pub table: SharedTable,
     pub budget: Arc<Budget>,
+    /// Where there is a budget for models: has those loaded that are out of memory.
+    demand: Option<Control>,
     max_deadline: Option<Duration>,
     max_requests: usize,
     under_way: AtomicUsize,
@@ -60,10 +70,17 @@ impl Engine {
         Engine {
             table,
             budget: Budget::new(options.request_memory_bytes),
+            demand: None,
             max_deadline: options.max_deadline,
             max_requests: options.max_requests,
             under_way: AtomicUsize::new(0),
         }
+    }
+
+    /// A request for a model that is out of memory has it loaded, and waits.
+    #[must_use]
+    pub fn loading_on_demand(self, control: Control) -> Engine {
+        Engine { demand: Some(control), ..self }
     }
 
     /// Answers one request. `received`: when its head arrived; `timeout`: what the transport says of its deadline.
@@ -80,26 +97,74 @@ impl Engine {
     /// Everything up to the wait: admits the request, finds its version, holds it against the signature and hands it to
     /// the batcher. Apart from `infer`, so that what waits carries no request around. `caller`: who asks, where callers are
     /// configured.
-    pub fn begin(
+    pub fn begin<'a>(
+        &'a self,
+        request: InferRequest,
+        received: Tick,
+        timeout: Option<Duration>,
+        caller: Option<&'a Caller>,
+    ) -> Result<Pending<'a>, Error> {
+        let refused = |error: &Error| registry().refused(error.code);
+        if let Some(caller) = caller {
+            caller.may_use(&request.model).inspect_err(refused)?;
+        }
+        let version = self.table.load().resolve(&request.model, &request.version);
+        match version {
+            Ok(version) => self.enter(version, request, received, timeout, caller),
+            Err(_) if self.is_parked(&request.model) => {
+                let engine = self;
+                let absent = Absent { engine, request, received, timeout, caller };
+                Ok(Pending::Absent(Box::new(absent)))
+            }
+            Err(error) => {
+                refused(&error);
+                Err(error)
+            }
+        }
+    }
+
+    #[cold]
+    fn is_parked(&self, model: &str) -> bool {
+        let parked = || self.table.load().model(model).is_ok_and(|model| model.parked);
+        self.demand.is_some() && parked()
+    }
+
+    /// The version for a request whose model is out of memory, once it was loaded. Others may push it out again before this
+    /// request has it: it is asked for anew, a few times.
+    async fn loaded(&self, request: &InferRequest) -> Result<Arc<Version>, Error> {
+        for _ in 0..MOST_TRIES {
+            if let Some(control) = &self.demand {
+                control.demand(&request.model).await?;
+            }
+            let version = self.table.load().resolve(&request.model, &request.version);
+            if version.is_ok() || !self.is_parked(&request.model) {
+                return version;
+            }
+        }
+        let model = &request.model;
+        let message = format!(
+            "model '{model}' was pushed out of memory again and again: others need it more"
+        );
+        Err(Error::overloaded(message, THRASHING))
+    }
+
+    /// As `begin`, once the version is known.
+    fn enter(
         &self,
+        version: Arc<Version>,
         request: InferRequest,
         received: Tick,
         timeout: Option<Duration>,
         caller: Option<&Caller>,
     ) -> Result<Pending<'_>, Error> {
         let refused = |error: &Error| registry().refused(error.code);
-        if let Some(caller) = caller {
-            caller.may_use(&request.model).inspect_err(refused)?;
-        }
-        let version = self.table.load().resolve(&request.model, &request.version);
-        let version = version.inspect_err(refused)?;
         request::note(|known| {
             known.model = Some(version.model.clone());
             known.version = Some(version.label.clone());
         });
         let mut passage = self.admit(version, received, caller).inspect_err(refused)?;
         match self.submit(&passage, request, timeout, caller) {
-            Ok(submitted) => Ok(Pending { passage, submitted }),
+            Ok(submitted) => Ok(Pending::Submitted { passage, submitted }),
             Err(error) => {
                 passage.finish(Err(&error));
                 Err(error)
@@ -159,13 +224,50 @@ impl Engine {
 }
 
 /// A request that waits for its answer.
-pub struct Pending<'a> {
-    passage: Passage<'a>,
-    submitted: Submitted,
+pub enum Pending<'a> {
+    Submitted {
+        passage: Passage<'a>,
+        submitted: Submitted,
+    },
+    /// Its model has to be loaded first.
+    Absent(Box<Absent<'a>>),
+}
+
+/// A request for a model that is out of memory.
+pub struct Absent<'a> {
+    engine: &'a Engine,
+    request: InferRequest,
+    received: Tick,
+    timeout: Option<Duration>,
+    caller: Option<&'a Caller>,
+}
+
+type Later<'a> = Pin<Box<dyn Future<Output = Result<InferResponse, Error>> + Send + 'a>>;
+
+impl<'a> Absent<'a> {
+    /// As a value of its own, so that nobody else's future is larger for it.
+    fn answer(self) -> Later<'a> {
+        Box::pin(self.load_and_answer())
+    }
+
+    /// Has the model loaded, and waits for that until the request's deadline; then it is a request like any other.
+    async fn load_and_answer(self) -> Result<InferResponse, Error> {
+        let Absent { engine, request, received, timeout, caller } = self;
+        let deadline = admission::deadline(received, timeout, &request, None, engine.max_deadline);
+        let loaded = engine.loaded(&request);
+        let version = match deadline? {
+            None => loaded.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), loaded)
+                .await
+                .unwrap_or_else(|_| Err(run::expired())),
+        };
+        let version = version.inspect_err(|error| registry().refused(error.code))?;
+        engine.enter(version, request, received, timeout, caller)?.answer().await
+    }
 }
 
 /// What is kept of a request while it waits.
-struct Submitted {
+pub struct Submitted {
     awaited: Awaited,
     deadline: Option<Tick>,
     id: Text,
@@ -176,7 +278,10 @@ struct Submitted {
 impl Pending<'_> {
     /// Waits for the answer, until the deadline at most.
     pub async fn answer(self) -> Result<InferResponse, Error> {
-        let Pending { mut passage, submitted } = self;
+        let (mut passage, submitted) = match self {
+            Pending::Submitted { passage, submitted } => (passage, submitted),
+            Pending::Absent(absent) => return absent.answer().await,
+        };
         let Submitted { awaited, deadline, id, wanted, rows } = submitted;
         let reply = match deadline.filter(|_| !awaited.gathered) {
             None => Ok(awaited.await),
@@ -234,7 +339,7 @@ fn respond(
 }
 
 /// A request between admission and answer; dropped unfinished, its client left.
-struct Passage<'a> {
+pub struct Passage<'a> {
     engine: &'a Engine,
     version: Arc<Version>,
     received: Tick,

@@ -124,6 +124,12 @@ pub const LOAD_SECONDS: Metric = gauge(
     VERSION,
     "Time the version's last load took, from reading its files until it could serve.",
 );
+pub const LOADS_REFUSED: Metric = counter(
+    "onnxd_model_loads_refused_total",
+    "loads",
+    VERSION,
+    "Loads of the version that were refused: it could not be opened, or did not pass its checks.",
+);
 pub const REFUSED: Metric = counter(
     "onnxd_requests_refused_total",
     "requests",
@@ -302,7 +308,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 32] = [
+pub const ALL: [&Metric; 33] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -316,6 +322,7 @@ pub const ALL: [&Metric; 32] = [
     &QUEUED,
     &MODEL_STATE,
     &LOAD_SECONDS,
+    &LOADS_REFUSED,
     &REFUSED,
     &CALLER_REQUESTS,
     &MEMORY_BYTES,

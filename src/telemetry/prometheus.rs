@@ -138,6 +138,11 @@ fn models(page: &mut Page, models: &[Named<ModelRow>]) {
             page.sample(names::LOAD_SECONDS.name, &labels, took.as_secs_f64());
         }
     }
+    page.family(&names::LOADS_REFUSED);
+    for ((model, version), row) in models.iter().filter(|((_, v), _)| !v.is_empty()) {
+        let labels = [("model", &**model), ("version", &**version)];
+        page.sample(names::LOADS_REFUSED.name, &labels, row.refused);
+    }
 }
 
 fn server(page: &mut Page, registry: &Registry) {

@@ -112,6 +112,8 @@ type ReadMemory = Box<dyn Fn() -> Memory + Send + Sync>;
 pub struct ModelRow {
     pub state: &'static str,
     pub load_time: Option<Duration>,
+    /// Loads that were refused.
+    pub refused: u64,
 }
 
 /// How the requests of one caller ended.
@@ -175,6 +177,12 @@ impl Registry {
     pub fn set_load_time(&self, model: &str, version: &str, took: Duration) {
         let mut models = self.models.lock();
         models.entry((model.to_owned(), version.to_owned())).or_default().load_time = Some(took);
+    }
+
+    /// The version was refused: it could not be opened, or did not pass its checks.
+    pub fn load_refused(&self, model: &str, version: &str) {
+        let mut models = self.models.lock();
+        models.entry((model.to_owned(), version.to_owned())).or_default().refused += 1;
     }
 
     /// The version is no longer in the repository: its state and load time leave the page. (Its counters leave by
@@ -329,7 +337,8 @@ mod tests {
         registry.set_model_state("m", "1", "loading");
         registry.set_load_time("m", "1", Duration::from_secs(2));
         registry.set_model_state("m", "1", "ready");
-        let row = ModelRow { state: "ready", load_time: Some(Duration::from_secs(2)) };
+        registry.load_refused("m", "1");
+        let row = ModelRow { state: "ready", load_time: Some(Duration::from_secs(2)), refused: 1 };
         assert_eq!(registry.models(), [(("m".into(), "1".into()), row)]);
         registry.forget("m", "1");
         assert!(registry.models().is_empty());

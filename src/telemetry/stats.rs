@@ -103,6 +103,11 @@ impl VersionStats {
         lane.queued.add(change as u64, writer);
     }
 
+    /// When the last run ended, in milliseconds since the Unix epoch; 0 for never.
+    pub fn last_run(&self) -> u64 {
+        self.0.lanes.iter().map(|lane| lane.last_run.get()).max().unwrap_or(0)
+    }
+
     /// Everything counted so far, for the statistics extension.
     pub fn snapshot(&self) -> Statistics {
         self.0.read().statistics

@@ -42,7 +42,7 @@ impl Entry {
             return Err(problem);
         }
         self.problem = None;
-        (self.wish, self.by_call) = (wish, true);
+        (self.wish, self.by_call, self.parked) = (wish, true, false);
         self.try_again();
         Ok(())
     }
@@ -81,6 +81,19 @@ impl Entry {
         for number in self.refused.keys() {
             self.tried.remove(number);
         }
+    }
+
+    /// Somebody asks for a model that is out of memory.
+    pub fn unpark(&mut self) {
+        if self.parked {
+            (self.parked, self.awaited) = (false, true);
+            self.try_again();
+        }
+    }
+
+    /// Nobody waits any more: what came of it is known.
+    pub fn supplied(&mut self) {
+        self.awaited = false;
     }
 
     /// The versions that serve, or are about to.

@@ -77,4 +77,41 @@ impl Entry {
             self.refresh();
         }
     }
+
+    /// Takes the model out of memory until somebody asks for it.
+    pub fn park(&mut self) {
+        self.parked = true;
+    }
+
+    /// Bytes of what serves, and of the predecessor that stays warm.
+    pub fn resident(&self) -> (u64, u64) {
+        let serving = self.states.values().map(|state| match state {
+            State::Ready(version) => version.weight_bytes,
+            _ => 0,
+        });
+        let staged = self.staged.iter().flatten().map(|(_, version)| version.weight_bytes);
+        (
+            serving.chain(staged).sum(),
+            self.kept.as_ref().map_or(0, |kept| kept.version.weight_bytes),
+        )
+    }
+
+    /// When a request was answered last, or the first version became ready: milliseconds since the Unix epoch.
+    pub fn last_used(&self) -> u64 {
+        let used = self.states.values().map(|state| match state {
+            State::Ready(version) => version.stats.last_run(),
+            _ => 0,
+        });
+        used.max().unwrap_or_default().max(self.ready_at)
+    }
+
+    /// Whether something of it is being opened.
+    pub fn busy(&self) -> bool {
+        !self.opening.is_empty()
+    }
+
+    /// Bytes that a version will take, as far as its files tell.
+    pub fn estimate(&self, number: u64) -> u64 {
+        self.found.bytes.get(&number).copied().unwrap_or_default()
+    }
 }

@@ -57,6 +57,10 @@ impl Calls {
 impl Keeper {
     /// Puts a call in line.
     pub(super) fn receive(&mut self, call: Call) {
+        let call = match call.command {
+            Command::Demand { model, done } => return self.demand(model, done),
+            command => Call { command, ..call },
+        };
         if let Err(error) = sound(&call.command) {
             let _ = call.reply.send(Err(error));
             return;
@@ -74,6 +78,7 @@ impl Keeper {
     fn start(&mut self, id: CallId) {
         let Some(call) = self.calls.open.get(&id) else { return };
         let models = match &call.command {
+            Command::Demand { .. } => return,
             Command::Load(_) => Some(call.command.models()),
             Command::Rescan(_) => None,
             Command::Unload(targets) => {
@@ -126,7 +131,7 @@ impl Keeper {
                 let result = self.follow(&models, &seen);
                 self.end(id, result);
             }
-            (Ok(_), Command::Unload(_)) => {}
+            (Ok(_), Command::Unload(_) | Command::Demand { .. }) => {}
         }
     }
 
@@ -262,6 +267,7 @@ fn sound(command: &Command) -> Result<(), Error> {
             targets.iter().map(|target| &target.model).collect()
         }
         Command::Rescan(models) => models.iter().collect::<Vec<_>>(),
+        Command::Demand { model, .. } => vec![model],
     };
     for model in &models {
         check_name(model).map_err(Error::invalid)?;
