@@ -124,12 +124,22 @@ fn bad_versions_are_refused_under_load_and_good_ones_swapped_in() {
         let truncated = &good[..good.len() / 2];
         let mut corrupt = good.clone();
         corrupt.iter_mut().skip(8).step_by(3).for_each(|byte| *byte ^= 0x5a);
-        for bad in [truncated, &corrupt, b""] {
+        let spoiled = Home::of(&["no_number", "other_shape"]);
+        let [no_number, other_shape] =
+            ["no_number", "other_shape"].map(|name| spoiled.read(&format!("{name}/1/model.onnx")));
+        let file = "versioned/2/model.onnx: ";
+        for (bad, why) in [
+            (truncated, file),
+            (&corrupt[..], file),
+            (&b""[..], file),
+            (&no_number[..], "output 'Y' has NaN, its predecessor's had none"),
+            (&other_shape[..], "output 'Y' was FP32 [N, 4], and is FP32 [N, 8]"),
+        ] {
             let folder = home.repository().join("versioned/2");
             fs::create_dir_all(&folder).expect("a version's folder");
             fs::write(folder.join("model.onnx"), bad).expect("a file");
             let error = post(&server.operator, path, "", &json!({})).error(400);
-            assert!(error.contains("version 2: versioned/2/model.onnx: "), "{error}");
+            assert!(error.contains("version 2: ") && error.contains(why), "{error}");
             assert!(error.ends_with("version 1 serves"), "{error}");
             let index = post(&server.http, "/v2/repository/index", "", &json!({})).json();
             assert_eq!(
