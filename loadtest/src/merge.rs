@@ -1,6 +1,14 @@
 //! Reports of several generators of one load, put together as if one had made them. Nothing is lost, and the order does not matter.
 
-use crate::{judge, report::json::Report, summary::Summary};
+use crate::{
+    events::{
+        verdict,
+        window::{Tenths, Windows},
+    },
+    record::Measured,
+    report::json::{Part, Report},
+    summary::Summary,
+};
 
 /// Merges two reports of the same plan.
 ///
@@ -45,8 +53,22 @@ pub fn merge(a: &Report, b: &Report) -> Result<Report, String> {
     let mut merged = Report { parts, ..first.clone() };
     merged.set_measured(&measured);
     merged.summary = Summary::of(&measured, &merged.frame);
-    merged.verdict = judge::judge(&merged.slos, &measured, &merged.frame);
+    cut_again(&mut merged, &measured);
+    let own: Vec<_> = merged.parts.iter().flat_map(|part| part.seen.own()).collect();
+    merged.verdict = verdict::judge(&merged.slos, &measured, &merged.frame, &own);
     Ok(merged)
+}
+
+/// What one generator's events did, all of them saw.
+fn cut_again(merged: &mut Report, measured: &Measured) {
+    let windows = |part: &Part| part.seen.windows.clone();
+    let before: Vec<Option<Windows>> = merged.parts.iter().map(windows).collect();
+    let events = before.iter().flatten().flat_map(|windows| &windows.events);
+    let all: Vec<&Tenths> = events.map(|window| &window.tenths).collect();
+    for (part, windows) in merged.parts.iter_mut().zip(&before) {
+        let again = |windows: &Windows| windows.again(measured, &merged.frame, &all);
+        part.seen.windows = windows.as_ref().map(again);
+    }
 }
 
 /// What is missing of the load that these shards are parts of, in words; none where it is whole.
@@ -69,10 +91,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        events::{Ended, Happened},
+        judge,
         plan::{Protocol, Shard},
         prepare::entry::Entry,
-        record::Measured,
-        report::json::{Part, Plan, SCHEMA},
+        report::json::{Plan, SCHEMA},
         simulated::{self, mm1},
         slo::{Outcome, Slo},
         units::Span,
@@ -156,6 +179,38 @@ mod tests {
         let (a, b) = (few(0), few(1));
         assert_eq!(a.verdict.outcome, Outcome::TooLittle);
         assert_eq!(merge(&a, &b).unwrap().verdict.outcome, Outcome::Held);
+    }
+
+    #[test]
+    fn an_event_of_one_generator_is_seen_by_all() {
+        let [mut a, b, c] = [0, 1, 2].map(shard);
+        let mut slo = Slo::default();
+        slo.add("p99<1s").unwrap();
+        let happened = vec![Happened {
+            name: "swap".into(),
+            command: "x".into(),
+            required: true,
+            ended: Ended::Exit(0),
+            from_s: Some(1.0),
+            to_s: Some(1.5),
+            window_s: 0.5,
+            output: String::new(),
+            slo: Some(slo),
+        }];
+        a.began_ns = vec![0];
+        let windows = Windows::of(&a.measured(), &a.frame, &happened);
+        a.parts[0].seen = Seen { happened, windows: Some(windows), ..Seen::default() };
+        let alone = a.parts[0].seen.windows.clone().unwrap();
+        let left = merge(&merge(&b, &a).unwrap(), &c).unwrap();
+        assert_eq!(left, merge(&b, &merge(&a, &c).unwrap()).unwrap());
+        let together = left.parts[0].seen.windows.as_ref().unwrap();
+        assert!(together.events[0].figures.due > 2 * alone.events[0].figures.due);
+        let due = together.events[0].figures.due + together.steady.due;
+        assert_eq!(due, left.summary.total.due);
+        let judged: Vec<_> =
+            left.verdict.findings.iter().map(|f| (&*f.phase, f.requests)).collect();
+        assert_eq!(judged[0].1, together.steady.due);
+        assert_eq!(judged[1], ("event 'swap'", together.events[0].figures.due));
     }
 
     #[test]

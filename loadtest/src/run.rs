@@ -17,7 +17,7 @@ use crate::{
         socket::Peer,
         worker::{Report, Worker},
     },
-    plan::{Address, Plan},
+    plan::Plan,
     record::{Code, EXAMPLES, Measured, Times},
 };
 
@@ -93,11 +93,7 @@ pub fn run(
 }
 
 fn unreachable_server(plan: &Plan, why: &str) -> String {
-    let place = match &plan.target.address {
-        Address::Tcp { host, port } => format!("{host}:{port}"),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    };
-    format!("the server at {place} cannot be reached: {why}")
+    format!("the server at {} cannot be reached: {why}", plan.target.address)
 }
 
 type Made = SyncSender<Result<(), String>>;

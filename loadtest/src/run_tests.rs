@@ -8,7 +8,9 @@ use std::{
 
 use super::*;
 use crate::{
-    plan::{Arrivals, Check, Phase, Prepared, Protocol, Shard, Target, Until, Variant, Wire},
+    plan::{
+        Address, Arrivals, Check, Phase, Prepared, Protocol, Shard, Target, Until, Variant, Wire,
+    },
     summary::Frame,
 };
 

@@ -8,7 +8,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    events::{Happened, Planned, timeline::Timeline, window::Windows},
+    events::{
+        Happened, Planned,
+        timeline::Timeline,
+        verdict::{self, Own},
+        window::Windows,
+    },
     record::Measured,
     scrape::{self, Look, Scraper, series::Server, series::Span},
     summary::Frame,
@@ -95,6 +100,11 @@ fn spans(measured: &Measured, frame: &Frame) -> Vec<Span> {
 }
 
 impl Seen {
+    /// The windows that have objectives of their own.
+    pub fn own(&self) -> Vec<Own<'_>> {
+        verdict::own(&self.happened, self.windows.as_ref())
+    }
+
     /// What of it fails the run, in words.
     pub fn failures(&self) -> Vec<String> {
         self.happened.iter().filter_map(Happened::failure).collect()

@@ -117,7 +117,7 @@ pub struct LoadFlags {
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Several generators")]
 pub struct ShardFlags {
-    /// Which part of the load is this generator's, as in 0/4: the first of four
+    /// Which part of the load is this generator's, as in 0/4: the first of four; the verdict, and its exit code, are those of `merge`
     #[arg(long, value_name = "INDEX/COUNT")]
     pub shard: Option<Shard>,
     /// Begin at the next full multiple of this on the clock, so that all generators begin together

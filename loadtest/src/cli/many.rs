@@ -102,6 +102,11 @@ pub fn run(
         }
         None => {
             let slo = objectives(scenario)?;
+            if args.many.search && slo.is_empty() {
+                return Err(Failure::usage(
+                    "--search: expected an objective, as in --slo 'p99<20ms'".into(),
+                ));
+            }
             let trial = trial(args, scenario)?;
             let mut session = open(url)?;
             if args.many.search {
@@ -171,11 +176,6 @@ fn search(
     session: &mut Session,
     (trial, slo): (&campaign::Trial, Slo),
 ) -> Result<Report, Failure> {
-    if slo.is_empty() {
-        return Err(Failure::usage(
-            "--search: expected an objective, as in --slo 'p99<20ms'".into(),
-        ));
-    }
     let base = search::Options::default();
     let many = &args.many;
     let precision = many.precision.map_or(base.precision, |share| share.0);

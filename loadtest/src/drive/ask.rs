@@ -36,7 +36,7 @@ pub fn ask(target: &Target, wire: Wire) -> Result<Said, String> {
 /// As `ask`, given up after `limit`.
 pub fn ask_within(target: &Target, wire: Wire, limit: Duration) -> Result<Said, String> {
     let peer = Peer::of(target)?;
-    let fail = |why: String| format!("the server at {} cannot be asked: {why}", target.authority);
+    let fail = |why: String| format!("the server at {} cannot be asked: {why}", target.address);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| fail(e.to_string()))?;
     let conn = Conn::begin(&peer, target.protocol, usize::MAX, &epoll, 0);
     let mut conn = conn.map_err(|e| fail(e.to_string()))?;

@@ -25,8 +25,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub struct Event {
     /// What the report calls it; by default `event 1`, and so on.
     pub name: Option<String>,
-    /// How long after the phase began, or after the first one where none is named.
+    /// How long after the phase began.
     pub at: Span,
+    /// By default the first that is no warm-up.
     pub phase: Option<String>,
     pub run: Run,
     /// What is due until this long after the command's end is put down to the event.
@@ -182,7 +183,7 @@ fn resolve(number: usize, event: &Event, phases: &[Phase]) -> Result<Planned, St
         }
     }
     let phase = match &event.phase {
-        None => 0,
+        None => phases.iter().position(|phase| !phase.warm_up).unwrap_or(0),
         Some(wanted) => match phases.iter().position(|phase| phase.name == *wanted) {
             Some(at) => at,
             None => {

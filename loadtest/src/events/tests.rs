@@ -52,6 +52,9 @@ fn an_event_says_when_and_what() {
     assert_eq!(planned[0].window, Duration::from_secs(20));
     assert!(planned[0].required);
     assert_eq!((&*planned[1].name, planned[1].phase), ("event 2", 0));
+    let warm_up = Phase { warm_up: true, ..phase("w", Some(5)) };
+    let after = plan(&events, &[warm_up, phase("a", Some(5)), phase("b", Some(30))]).unwrap();
+    assert_eq!(after[1].phase, 1, "what warms up counts for nothing");
     assert_eq!(planned[1].argv, ["/bin/sh", "-c", "echo $LOADTEST_URL | cat"]);
     assert_eq!(
         (planned[1].at, planned[1].window),
@@ -321,11 +324,15 @@ fn an_event_with_objectives_of_its_own_is_judged_by_them() {
     let frame = frame(&[(false, 2.0), (false, 3.0)]);
     let slo = |text: &str| serde_saphyr::from_str::<Slo>(text).unwrap();
     let strict = [slo("{error_rate: 0}"), slo("{error_rate: 0, p50: 3ms}")];
+    let judge = |slos: &[Slo], happened: &[Happened]| {
+        let windows = Windows::of(&measured, &frame, happened);
+        verdict::judge(slos, &measured, &frame, &verdict::own(happened, Some(&windows)))
+    };
     let plain = [happened(3.0, 3.6, 0.5)];
-    let verdict = verdict::judge(&strict, &measured, &frame, &plain);
+    let verdict = judge(&strict, &plain);
     assert_eq!(verdict.outcome, Outcome::Broken, "its window counts as any other time");
     let own = |text| [Happened { slo: Some(slo(text)), ..plain[0].clone() }];
-    let verdict = verdict::judge(&strict, &measured, &frame, &own("{error_rate: 50%, p50: 50ms}"));
+    let verdict = judge(&strict, &own("{error_rate: 50%, p50: 50ms}"));
     assert_eq!(verdict.outcome, Outcome::Held, "{:?}", verdict.findings);
     let findings: Vec<_> =
         verdict.findings.iter().map(|f| (&*f.phase, f.requests, f.outcome)).collect();
@@ -339,10 +346,10 @@ fn an_event_with_objectives_of_its_own_is_judged_by_them() {
             ("event 'restart'", 120, Outcome::Held),
         ]
     );
-    let verdict = verdict::judge(&strict, &measured, &frame, &own("{error_rate: 1%}"));
+    let verdict = judge(&strict, &own("{error_rate: 1%}"));
     assert_eq!(verdict.outcome, Outcome::Broken);
     let rate = [Slo::default(), slo("{throughput: 99}")];
-    let verdict = verdict::judge(&rate, &measured, &frame, &own("{error_rate: 50%}"));
+    let verdict = judge(&rate, &own("{error_rate: 50%}"));
     assert_eq!(verdict.outcome, Outcome::Held, "the window leaves no hole: {:?}", verdict.findings);
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Happened,
-    window::{self, Tenths},
+    window::{self, Tenths, Windows},
 };
 use crate::{
     judge,
@@ -12,22 +12,38 @@ use crate::{
     units::Span,
 };
 
-/// As `judge::judge`, with the windows of events that have an `slo` cut out and judged by that.
-pub fn judge(slos: &[Slo], measured: &Measured, frame: &Frame, happened: &[Happened]) -> Verdict {
-    let own: Vec<(&Happened, Slo, Tenths)> =
-        happened.iter().filter_map(|h| Some((h, h.slo?, window::tenths(h, measured)?))).collect();
+/// A window with objectives of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    event: &'a str,
+    slo: Slo,
+    tenths: &'a Tenths,
+}
+
+/// Those of the windows whose events have objectives.
+pub fn own<'a>(happened: &'a [Happened], windows: Option<&'a Windows>) -> Vec<Own<'a>> {
+    let windows = windows.map_or(&[][..], |windows| &windows.events);
+    let one = |event: &'a Happened| {
+        let window = windows.iter().find(|window| window.event == event.name)?;
+        Some(Own { event: &event.name, slo: event.slo?, tenths: &window.tenths })
+    };
+    happened.iter().filter_map(one).collect()
+}
+
+/// As `judge::judge`, with the windows that have objectives of their own cut out and judged by those.
+pub fn judge(slos: &[Slo], measured: &Measured, frame: &Frame, own: &[Own]) -> Verdict {
     if own.is_empty() {
         return judge::judge(slos, measured, frame);
     }
-    let windows: Vec<&Tenths> = own.iter().map(|(.., tenths)| tenths).collect();
+    let windows: Vec<&Tenths> = own.iter().map(|own| own.tenths).collect();
     let (outside, outer) = window::outside(measured, frame, &windows);
     // Wrong answers, and what there is to note, are the whole run's.
     let mut verdict = judge::judge(&[], measured, frame);
     verdict.findings = judge::judge(slos, &outside, &outer).findings;
-    for (event, slo, tenths) in &own {
+    for Own { event, slo, tenths } in own {
         let (inside, mut inner) = window::inside(measured, frame, tenths);
         for phase in &mut inner.phases {
-            phase.name = format!("event '{}'", event.name);
+            phase.name = format!("event '{event}'");
             phase.within_ns = slo.within().map(|within| Span(within).nanos());
         }
         let findings = judge::judge(&[*slo], &inside, &inner).findings;

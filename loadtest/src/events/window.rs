@@ -38,26 +38,30 @@ pub struct Windows {
 impl Windows {
     /// Cuts what was measured at the windows of what happened.
     pub fn of(measured: &Measured, frame: &Frame, happened: &[Happened]) -> Windows {
-        let windows: Vec<(&Happened, Tenths)> =
-            happened.iter().filter_map(|h| Some((h, tenths(h, measured)?))).collect();
-        Windows::cut(measured, frame, &windows)
+        let window = |h: &Happened| {
+            let tenths = tenths(h, measured)?;
+            Some(Window { event: h.name.clone(), tenths, ..Window::default() })
+        };
+        let events: Vec<Window> = happened.iter().filter_map(window).collect();
+        let windows = Windows { steady: Figures::default(), events };
+        let all: Vec<&Tenths> = windows.events.iter().map(|window| &window.tenths).collect();
+        windows.again(measured, frame, &all)
     }
 
-    fn cut(measured: &Measured, frame: &Frame, windows: &[(&Happened, Tenths)]) -> Windows {
-        let all: Vec<&Tenths> = windows.iter().map(|(_, tenths)| tenths).collect();
-        let (outside, outer_frame) = outside(measured, frame, &all);
-        let event = |(happened, tenths): &(&Happened, Tenths)| {
-            let (inside, inner_frame) = inside(measured, frame, tenths);
+    /// The same windows in what was measured together with others. `all`: what is not steady time, theirs too.
+    pub fn again(&self, measured: &Measured, frame: &Frame, all: &[&Tenths]) -> Windows {
+        let (outside, outer_frame) = outside(measured, frame, all);
+        let event = |window: &Window| {
+            let (inside, inner_frame) = inside(measured, frame, &window.tenths);
             Window {
-                event: happened.name.clone(),
-                tenths: tenths.clone(),
                 figures: Summary::of(&inside, &inner_frame).total,
                 dark_s: dark(&inside),
+                ..window.clone()
             }
         };
         Windows {
             steady: Summary::of(&outside, &outer_frame).total,
-            events: windows.iter().map(event).collect(),
+            events: self.events.iter().map(event).collect(),
         }
     }
 }

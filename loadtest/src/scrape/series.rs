@@ -142,6 +142,14 @@ impl Stretch {
         self.to_s = other.to_s;
     }
 
+    /// Which phase it counts in.
+    fn place(&self, phases: &[Span]) -> Option<usize> {
+        // Below zero where the two do not meet: how far they are apart.
+        let shared = |span: &Span| self.to_s.min(span.to_s) - self.from_s.max(span.from_s);
+        let of = |(at, span): (usize, &Span)| (at, shared(span));
+        phases.iter().enumerate().map(of).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+    }
+
     /// The sum of stretches in order; none where there are none.
     pub fn sum<'a>(stretches: impl IntoIterator<Item = &'a Stretch>) -> Option<Stretch> {
         let mut stretches = stretches.into_iter();
@@ -199,20 +207,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Puts stretches into phases. One that lies in two counts where its middle is.
+    /// Puts stretches into phases: each counts in the one that it shares the most time with, or lies next to. The last look comes
+    /// after the last answer, and what it adds to the one before was counted for requests of the run.
     pub fn of(stretches: &[Stretch], phases: &[Span]) -> Server {
-        let phase = |span: &Span| {
-            let inside = stretches.iter().filter(|s| {
-                let middle = (s.from_s + s.to_s) / 2.0;
-                (span.from_s..span.to_s).contains(&middle)
-            });
+        let places: Vec<Option<usize>> = stretches.iter().map(|s| s.place(phases)).collect();
+        let phase = |(at, span): (usize, &Span)| {
+            let inside = stretches.iter().zip(&places).filter(|(_, place)| **place == Some(at));
             PhaseServer {
                 name: span.name.clone(),
                 warm_up: span.warm_up,
-                sum: Stretch::sum(inside),
+                sum: Stretch::sum(inside.map(|(stretch, _)| stretch)),
             }
         };
-        let phases: Vec<PhaseServer> = phases.iter().map(phase).collect();
+        let phases: Vec<PhaseServer> = phases.iter().enumerate().map(phase).collect();
         let counted = phases.iter().filter(|p| !p.warm_up).filter_map(|p| p.sum.as_ref());
         Server {
             total: Stretch::sum(counted),
