@@ -2,5 +2,17 @@
 
 mod support;
 
+#[path = "e2e/bad.rs"]
+mod bad;
+#[path = "e2e/ended.rs"]
+mod ended;
+#[path = "e2e/events.rs"]
+mod events;
+#[path = "e2e/real.rs"]
+mod real;
 #[path = "e2e/server_side.rs"]
 mod server_side;
+#[path = "e2e/several.rs"]
+mod several;
+#[path = "e2e/verdict.rs"]
+mod verdict;

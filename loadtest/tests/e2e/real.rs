@@ -1,0 +1,86 @@
+//! Against the real server: every protocol, its own figures beside ours, answers that are held against recorded ones.
+
+use onnxd_loadtest::scrape::reading::Dialect;
+
+use crate::support::{
+    onnxd::{Onnxd, root},
+    run::Home,
+};
+
+#[test]
+fn the_servers_own_figures_stand_beside_ours() {
+    let Some(server) = Onnxd::start() else { return };
+    for (url, flags) in [
+        (format!("grpc://{}", server.grpc), ""),
+        (format!("http://{}", server.http), ""),
+        (format!("http://{}", server.http), "--protocol binary"),
+    ] {
+        let words = format!(
+            "run --url {url} {flags} --model wine --rate 200 --duration 2s --warm-up 0s \
+             --slo p50<5s,error_rate<5% --metrics http://{}/metrics --pid {}",
+            server.operator,
+            server.process.id()
+        );
+        let (report, ended) = Home::new().report(0, &words, &[]);
+        let total = &report.summary.total;
+        assert_eq!((total.good, total.failed), (total.due, 0), "{}", ended.stdout);
+        assert_eq!(total.versions.keys().collect::<Vec<_>>(), ["2"]);
+        let seen = report.parts[0].seen.server.as_ref().expect("its own figures");
+        assert_eq!((seen.dialect, seen.failed), (Some(Dialect::Onnxd), 0), "{:?}", seen.failure);
+        let theirs = seen.total.as_ref().expect("it was looked at");
+        assert_eq!(theirs.answered() as u64, total.good, "every request that it counted is ours");
+        let wine = &theirs.models[0];
+        assert_eq!(wine.rows as u64, total.good);
+        assert!(theirs.cpu.is_some_and(|cpu| cpu.used_s > 0.0));
+        // What the server takes of a request cannot be more than what its caller waits.
+        let (ours, own) = (total.service.mean / 1e9, wine.request.mean().expect("a mean"));
+        assert!(own <= ours, "{own} s at the server, {ours} s at the client");
+        for told in ["wine/2: ", "CPU ", "resident at most "] {
+            assert!(ended.stdout.contains(told), "{}", ended.stdout);
+        }
+    }
+}
+
+/// A request for one wine, with so much alcohol.
+fn wine(alcohol: f64) -> String {
+    let rest = "3.3, 2.28, 18.5, 98, 1.8, 0.83, 0.61, 1.87, 10.52, 0.56, 1.51, 675";
+    format!(
+        "{{\"inputs\": [{{\"name\": \"features\", \"shape\": [1, 13], \"datatype\": \"FP32\", \"data\": [{alcohol}, {rest}]}}]}}"
+    )
+}
+
+#[test]
+fn versions_are_held_against_each_others_answers() {
+    let Some(server) = Onnxd::start() else { return };
+    let home = Home::new();
+    // Values that wines have: far from them, every version is sure of itself.
+    home.write("in.jsonl", &format!("{}\n{}\n", wine(13.23), wine(12.1)));
+    let at = format!("--url grpc://{} --input in.jsonl --model wine --model-version", server.grpc);
+    let recorded = home.call(&format!("golden {at} 1 --out one.jsonl"), &[]);
+    assert_eq!(recorded.code, Some(0), "{}", recorded.stderr);
+    let run = |version| {
+        format!("run {at} {version} --rate 100 --duration 1s --golden one.jsonl --slo p50<5s")
+    };
+    let (report, _) = home.report(0, &run(1), &[]);
+    assert_eq!(report.verdict.wrong, 0);
+    // The other version answers otherwise, fast as it may be.
+    let (report, _) = home.report(3, &run(2), &[]);
+    assert!(report.verdict.wrong > 0);
+}
+
+#[test]
+fn the_scenarios_hold_on_the_example_models() {
+    let Some(server) = Onnxd::start() else { return };
+    for name in ["sidecar", "canary"] {
+        let file = root().join("loadtest/scenarios").join(format!("{name}.yaml"));
+        // As they stand, but for the server, the rate and the limits: this may be a debug build on a busy machine.
+        let words = format!(
+            "run {} --url grpc://{} --rate 150 --duration 4s --slo p50<5s,p99<9.9s,error_rate<50%,shed_rate<50%",
+            file.display(),
+            server.grpc
+        );
+        let (report, ended) = Home::new().report(0, &words, &[]);
+        assert_eq!(report.name.as_deref(), Some(name));
+        assert_eq!(report.summary.variants.len(), 2, "{}", ended.stdout);
+    }
+}
