@@ -103,16 +103,21 @@ fn two_servers_are_compared_in_one_sitting() {
 fn a_search_ends_below_the_knee() {
     let server = echo_with("constant:10ms", |options| options.servers = Some(2));
     let words = format!(
-        "run --url grpc://{} --model m --slo p90<300ms --search --trial 2s --warm-up 200ms --precision 10% --repeats 1 --max-rate 2000",
+        "run --url grpc://{} --model m --slo p90<300ms --search --trial 1s --warm-up 200ms --precision 15% --repeats 1 --max-rate 2000",
         server.address
     );
-    let (report, ended) = Home::new().report(0, &words, &[]);
+    let home = Home::new();
+    let ended = home.call(&words, &["--json", "r.json"]);
+    let report = read(&home.file("r.json"));
     let found = report.search.expect("a search");
-    assert!(matches!(found.end, End::Precise), "{:?}", found.end);
+    // On a machine with other work the generator may keep no schedule; then it says so, and that it cannot tell.
+    let expected = if matches!(found.end, End::Precise) { 0 } else { 4 };
+    assert_eq!(ended.code, Some(expected), "{}", ended.stdout);
+    assert!(matches!(found.end, End::Precise | End::Generator | End::Trials), "{:?}", found.end);
     let (rate, broke) = (found.rate.expect("a rate"), found.broke.expect("a rate"));
     assert!((80.0..280.0).contains(&rate), "{rate} holds, of 200");
     assert!(broke > rate && broke < 450.0, "{broke} does not hold, of 200");
-    assert!(ended.stdout.contains("the highest rate that holds: "), "{}", ended.stdout);
+    assert!(ended.stdout.contains(&format!("{rate:.1}/s")), "{}", ended.stdout);
     assert!(report.frame.phases.len() > 3, "each rate that was tried is a phase");
 }
 
