@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use onnxd_loadtest::{plan::Shard, scenario::Scenario};
+use clap::Parser;
+use onnxd_loadtest::{cli::Cli, plan::Shard, scenario::Scenario};
 use serde_json::Value;
 
 fn file(path: &str) -> String {
@@ -39,6 +40,10 @@ fn the_job_shares_one_load_out() {
     let pods = spec["completions"].as_u64().expect("a number");
     assert_eq!(spec["parallelism"].as_u64(), Some(pods), "all of them at once");
     for pod in 0..pods {
+        let mut args: Vec<String> =
+            args.iter().map(|arg| arg.replace("$(INDEX)", &pod.to_string())).collect();
+        args[0] = "onnxd-loadtest".to_owned();
+        Cli::try_parse_from(&args).unwrap_or_else(|e| panic!("{e}"));
         let shard: Shard = shard.replace("$(INDEX)", &pod.to_string()).parse().expect("a shard");
         assert_eq!((shard.index as u64, shard.of as u64), (pod, pods));
     }

@@ -1,10 +1,13 @@
 //! Against the real server: every protocol, its own figures beside ours, answers that are held against recorded ones.
 
-use onnxd_loadtest::scrape::reading::Dialect;
+use std::fs;
+
+use onnxd_loadtest::{events::Ended, scrape::reading::Dialect};
 
 use crate::support::{
     onnxd::{Onnxd, root},
-    run::Home,
+    process::{loadtest, run_to_end, sibling},
+    run::{Home, read},
 };
 
 #[test]
@@ -83,4 +86,48 @@ fn the_scenarios_hold_on_the_example_models() {
         assert_eq!(report.name.as_deref(), Some(name));
         assert_eq!(report.summary.variants.len(), 2, "{}", ended.stdout);
     }
+}
+
+/// scenarios/swap.yaml with the command that loads a model anew: not one request is lost.
+#[test]
+fn a_swap_under_load_loses_no_request() {
+    let (Some(server), Some(onnxd)) = (Onnxd::start(), sibling("onnxd")) else { return };
+    let text = fs::read_to_string(root().join("loadtest/scenarios/swap.yaml")).expect("text");
+    let mut shorter = text.clone();
+    for (long, short) in [
+        ("duration: 30s", "duration: 5s"),
+        ("at: 10s", "at: 1s"),
+        ("window: 5s", "window: 1s"),
+        // Times are the machine's affair here, lost requests are the server's.
+        ("p99: 15ms", "p99: 1.9s"),
+        ("p99: 30ms", "p99: 1.9s"),
+    ] {
+        assert!(shorter.contains(long), "{long}");
+        shorter = shorter.replace(long, short);
+    }
+    let home = Home::new();
+    let file = home.write("swap.yaml", &shorter);
+    let report = home.file("r.json");
+    let mut command = loadtest();
+    command.arg("run").arg(&file).args(["--url", &format!("grpc://{}", server.grpc)]);
+    command.arg("--json").arg(&report).current_dir(home.file("."));
+    let swap = format!("{} models load wine --operator {}", onnxd.display(), server.operator);
+    let ended = run_to_end(command.env("SWAP", swap));
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
+    let report = read(&report);
+    let seen = &report.parts[0].seen;
+    assert_eq!(seen.happened[0].ended, Ended::Exit(0), "{}", seen.happened[0].output);
+    let window = &seen.windows.as_ref().expect("windows").events[0];
+    assert!(window.figures.due > 100);
+    assert_eq!((window.figures.good, window.dark_s), (window.figures.due, 0.0));
+    assert_eq!(report.summary.total.good, report.summary.total.due);
+    let judged: Vec<_> = report.verdict.findings.iter().map(|f| &*f.phase).collect();
+    assert!(judged.contains(&"event 'swap'"), "{judged:?}");
+
+    // Without the command that swaps nothing is swapped, and the run says so.
+    let mut command = loadtest();
+    command.arg("run").arg(&file).args(["--url", &format!("grpc://{}", server.grpc)]);
+    let ended = run_to_end(command.env_remove("SWAP"));
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stderr.contains("set SWAP to the command that swaps"), "{}", ended.stderr);
 }
