@@ -4,6 +4,8 @@ mod support;
 
 #[path = "e2e/bad.rs"]
 mod bad;
+#[path = "e2e/decisions.rs"]
+mod decisions;
 #[path = "e2e/ended.rs"]
 mod ended;
 #[path = "e2e/events.rs"]
