@@ -62,6 +62,7 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
         signature,
         served,
         stats,
+        cache: None,
         platform: "echo",
         backend: "echo",
         providers: Vec::new(),

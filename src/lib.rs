@@ -12,6 +12,8 @@ pub mod serving;
 
 pub mod repository;
 
+pub mod cache;
+
 pub mod batcher;
 
 pub mod runtime;

@@ -12,6 +12,8 @@ mod bad_input;
 mod bounds;
 #[path = "e2e/broken.rs"]
 mod broken;
+#[path = "e2e/cache.rs"]
+mod cache;
 #[path = "e2e/clock.rs"]
 mod clock;
 #[path = "e2e/command_line.rs"]

@@ -1,14 +1,17 @@
 //! The answers of every route but infer, as pure functions of the table: gRPC sends them as they are, HTTP as JSON.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{errors::not_here, proto};
 use crate::{
+    cache::store::Store,
     repository::{
         config::{ModelConfig, on_gpu},
         table::{Model, State, Table, Version},
     },
-    telemetry::stats::Tally,
+    telemetry::{registry::Kept, stats::Tally},
     types::{
         error::{Code, Error},
         model::TensorSpec,
@@ -148,8 +151,8 @@ fn version_statistics(version: &Version) -> proto::ModelStatistics {
             compute_input: duration(counted.compute_input),
             compute_infer: duration(counted.compute_infer),
             compute_output: duration(counted.compute_output),
-            cache_hit: duration(Tally::default()),
-            cache_miss: duration(Tally::default()),
+            cache_hit: duration(counted.cache_hit),
+            cache_miss: duration(counted.cache_miss),
         }),
         batch_stats: batch_stats.collect(),
         memory_usage: vec![proto::MemoryUsage {
@@ -265,6 +268,33 @@ fn operator_model(model: &Model) -> Value {
         "decided_by": if model.by_call { "calls" } else { "directory" },
         "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
     })
+}
+
+/// Empties a model's cache.
+///
+/// # Errors
+/// `NotFound` for an unknown model, `InvalidArgument` for one without a cache.
+pub fn purge(table: &Table, model: &str) -> Result<Value, Error> {
+    let model = table.model(model)?;
+    // Versions share it, as a rule; one that serves on with other options has its own.
+    let mut stores: Vec<&Arc<Store>> = Vec::new();
+    for store in serving(model).filter_map(|version| version.cache.as_ref()).map(|c| &c.store) {
+        if !stores.iter().any(|known| Arc::ptr_eq(known, store)) {
+            stores.push(store);
+        }
+    }
+    if stores.is_empty() {
+        return Err(Error::invalid(format!(
+            "model '{}' has no cache: 'onnxd explain {0}' says why",
+            model.name
+        )));
+    }
+    let purged: Vec<Kept> = stores.into_iter().map(|store| store.purge()).collect();
+    Ok(json!({
+        "model": model.name,
+        "answers": purged.iter().map(|kept| kept.answers).sum::<u64>(),
+        "bytes": purged.iter().map(|kept| kept.bytes).sum::<u64>(),
+    }))
 }
 
 /// What was decided about a version and why.

@@ -106,6 +106,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         signature,
         served,
         stats,
+        cache: None,
         platform: "echo",
         backend: "echo",
         providers: Vec::new(),

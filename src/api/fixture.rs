@@ -162,6 +162,7 @@ fn version(model: &str, number: u64) -> Arc<Version> {
         signature: signature.clone(),
         served: served(model, label, &signature, &stats),
         stats,
+        cache: None,
         platform: "onnxruntime_onnx",
         backend: "ort",
         providers: vec!["CPUExecutionProvider".into()],

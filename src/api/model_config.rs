@@ -29,6 +29,10 @@ pub fn message(config: &ModelConfig) -> proto::ModelConfig {
         model_transaction_policy: Some(proto::ModelTransactionPolicy {
             decoupled: config.model_transaction_policy.decoupled,
         }),
+        response_cache: config
+            .response_cache
+            .as_ref()
+            .map(|cache| proto::ModelResponseCache { enable: cache.enable }),
         ..Default::default()
     }
 }

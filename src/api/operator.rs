@@ -36,6 +36,7 @@ POST /admin/v1/models/load               load models, or versions, as one
 POST /admin/v1/models/unload             unload models, or versions, as one
 POST /admin/v1/models/rescan             look at the repository now
 GET  /admin/v1/models                    every model
+POST /admin/v1/models/NAME/purge         forget the answers that the model's cache keeps
 GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why
 GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
 \nWithout configured callers, the repository and /admin answer this machine only.
@@ -53,6 +54,7 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
             .routes(routes!(load_models))
             .routes(routes!(unload_models))
             .routes(routes!(rescan))
+            .routes(routes!(purge))
             .routes(routes!(explain))
             .routes(routes!(explain_version))
             .routes(routes!(root))
@@ -127,6 +129,15 @@ async fn rescan(State(api): State<Arc<Api>>, body: Result<Bytes, BytesRejection>
     done(&api)
 }
 
+/// Forget the answers that a model's cache keeps; how many, and how many bytes, they were. Answers this machine only,
+/// until callers are configured
+#[utoipa::path(post, path = "/admin/v1/models/{model}/purge", tag = "models",
+    responses((status = 200, body = Value), ModelErrors))]
+async fn purge(State(api): State<Arc<Api>>, target: Target) -> Outcome {
+    let purged = answers::purge(&api.table.load(), &target.model)?;
+    Ok(reply(StatusCode::OK, &purged))
+}
+
 /// What was decided about a model's current version, and why. Answers this machine only, until callers are configured
 #[utoipa::path(get, path = "/admin/v1/explain/{model}", tag = "models",
     responses((status = 200, body = Value), ModelErrors))]
@@ -180,6 +191,9 @@ mod tests {
             ("GET", "/admin/v1/explain/digits/1", 200),
             ("GET", "/admin/v1/explain/digits/9", 404),
             ("GET", "/admin/v1/explain/nosuch", 404),
+            // It has no cache.
+            ("POST", "/admin/v1/models/digits/purge", 400),
+            ("POST", "/admin/v1/models/nosuch/purge", 404),
             ("POST", "/v2/repository/index", 200),
             // Not 403, whatever the data ports allow.
             ("POST", "/v2/repository/models/digits/load", 200),

@@ -268,6 +268,17 @@ impl<T> Lines<T> {
         None
     }
 
+    /// Gives the entry of the earliest deadline a later one, or none.
+    pub fn postpone(&mut self, at: u32, deadline: Option<Tick>) {
+        self.deadlines.pop();
+        let Some(slot) = self.slots.get_mut(at as usize) else { return };
+        let Some(waiting) = &mut slot.waiting else { return };
+        waiting.deadline = deadline;
+        if let Some(deadline) = deadline {
+            self.deadlines.push(Reverse((deadline, slot.seq, at)));
+        }
+    }
+
     /// Takes an entry out of its line; `settle` must follow for its bucket.
     pub fn unlink(&mut self, at: u32) -> Option<Waiting<T>> {
         let slot = self.slots.get_mut(at as usize)?;

@@ -9,6 +9,11 @@ use crate::types::time::Tick;
 pub trait Abandoned {
     /// The client left: the entry is dropped instead of run. Asked under the caller's lock; must be cheap.
     fn abandoned(&self) -> bool;
+
+    /// The deadline that counts now, where the entry was queued with `own`: others with later ones may have joined.
+    fn latest(&self, own: Option<Tick>) -> Option<Tick> {
+        own
+    }
 }
 
 /// Which queue an entry came from; whoever creates queues hands these out and never reuses one.
@@ -326,7 +331,9 @@ impl<T: Abandoned> Queue<T> {
             if deadline > now {
                 break;
             }
-            self.remove(slot, Why::Expired, gone);
+            if !self.postpone(slot, deadline) {
+                self.remove(slot, Why::Expired, gone);
+            }
         }
     }
 
@@ -337,8 +344,21 @@ impl<T: Abandoned> Queue<T> {
             if deadline > end {
                 break;
             }
-            self.remove(slot, Why::Late, gone);
+            if !self.postpone(slot, deadline) {
+                self.remove(slot, Why::Late, gone);
+            }
         }
+    }
+
+    /// Gives the entry the deadline that counts for it by now, where that is later than `deadline`.
+    fn postpone(&mut self, slot: u32, deadline: Tick) -> bool {
+        let Some(waiting) = self.lines.get(slot) else { return false };
+        let latest = waiting.item.latest(Some(deadline));
+        let later = latest.is_none_or(|latest| latest > deadline);
+        if later {
+            self.lines.postpone(slot, latest);
+        }
+        later
     }
 
     /// Removes what is expired or abandoned; looks at every entry.

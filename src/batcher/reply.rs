@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 
 use crate::{
     runtime::session::{Cancel, Outputs},
-    types::error::{Code, Error},
+    types::{
+        error::{Code, Error},
+        time::Tick,
+    },
 };
 
 /// What the batcher answers a job with.
@@ -39,7 +42,22 @@ pub struct Spent {
 /// Makes the two ends of one answer.
 pub fn pair() -> (Replier, Awaited) {
     let cell = Arc::new(Cell::default());
-    (Replier(Some(cell.clone())), Awaited { cell, done: false, gathered: false })
+    (Replier(Some(End::One(cell.clone()))), Awaited { cell, done: false, gathered: false })
+}
+
+/// Where an answer goes that several clients wait for.
+pub trait Shared: Send + Sync {
+    /// Nobody waits any more. Asked under the batcher's lock: must be cheap.
+    fn abandoned(&self) -> bool;
+
+    /// The latest deadline of those who wait; `None`: one has none. As cheap.
+    fn latest(&self) -> Option<Tick>;
+
+    /// The run that works on it begins.
+    fn begin(&self, watch: &Arc<RunWatch>);
+
+    /// The answer; `None` where there will be none: refused, or lost.
+    fn land(self: Arc<Self>, reply: Option<Reply>);
 }
 
 #[derive(Default)]
@@ -57,22 +75,50 @@ struct State {
 }
 
 /// The batcher's end. Dropped without an answer, it answers that the job was lost.
-pub struct Replier(Option<Arc<Cell>>);
+pub struct Replier(Option<End>);
+
+enum End {
+    One(Arc<Cell>),
+    Many(Arc<dyn Shared>),
+}
 
 impl Replier {
+    /// Answers everybody who waits behind `shared`.
+    pub fn shared(shared: Arc<dyn Shared>) -> Replier {
+        Replier(Some(End::Many(shared)))
+    }
+
     pub fn abandoned(&self) -> bool {
-        self.0.as_ref().is_some_and(|cell| cell.abandoned.load(Ordering::Acquire))
+        match &self.0 {
+            Some(End::One(cell)) => cell.abandoned.load(Ordering::Acquire),
+            Some(End::Many(shared)) => shared.abandoned(),
+            None => false,
+        }
+    }
+
+    /// When nobody wants the answer any more, where `own` is the deadline of the first who asked.
+    pub fn latest(&self, own: Option<Tick>) -> Option<Tick> {
+        match &self.0 {
+            Some(End::Many(shared)) => shared.latest(),
+            _ => own,
+        }
     }
 
     pub fn send(mut self, reply: Reply) {
-        if let Some(cell) = self.0.take() {
-            cell.put(reply);
+        match self.0.take() {
+            Some(End::One(cell)) => cell.put(reply),
+            Some(End::Many(shared)) => shared.land(Some(reply)),
+            None => {}
         }
     }
 
     /// Ties the job to the run that begins.
     pub fn begin(&self, watch: &Arc<RunWatch>) {
-        let Some(cell) = &self.0 else { return };
+        let cell = match &self.0 {
+            Some(End::One(cell)) => cell,
+            Some(End::Many(shared)) => return shared.begin(watch),
+            None => return,
+        };
         cell.state.lock().run = Some(watch.clone());
         // Why after: a client that leaves in between finds either the run here or its flag seen below.
         if cell.abandoned.load(Ordering::Acquire) && cell.state.lock().run.take().is_some() {
@@ -83,11 +129,18 @@ impl Replier {
 
 impl Drop for Replier {
     fn drop(&mut self) {
-        if let Some(cell) = self.0.take() {
-            let lost = Error::new(Code::Internal, "the server lost this request while it ran");
-            cell.put(Reply { outputs: Err(lost), spent: Spent::default() });
+        match self.0.take() {
+            Some(End::One(cell)) => cell.put(lost()),
+            Some(End::Many(shared)) => shared.land(None),
+            None => {}
         }
     }
+}
+
+/// The answer to what was dropped on its way.
+pub fn lost() -> Reply {
+    let lost = Error::new(Code::Internal, "the server lost this request while it ran");
+    Reply { outputs: Err(lost), spent: Spent::default() }
 }
 
 impl Cell {
@@ -154,7 +207,8 @@ impl RunWatch {
         Arc::new(RunWatch { waiting: AtomicUsize::new(members), cancel: Cancel::default() })
     }
 
-    fn leave(&self) {
+    /// One client less waits for the run.
+    pub fn leave(&self) {
         if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.cancel.fire();
         }

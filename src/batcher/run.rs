@@ -173,7 +173,8 @@ impl Attempt<'_> {
             if member.item.replier.abandoned() {
                 continue;
             }
-            if member.deadline.is_some_and(|deadline| deadline <= self.started) {
+            let deadline = member.item.replier.latest(member.deadline);
+            if deadline.is_some_and(|deadline| deadline <= self.started) {
                 single.push(member);
                 refuse(&mut single, &expired());
                 continue;

@@ -67,6 +67,7 @@ impl Sessions {
 pub type JobInputs = SmallVec<[Option<Tensor>; 2]>;
 
 /// What the engine hands over: inputs that fit the signature.
+#[derive(Clone)]
 pub struct Request {
     pub inputs: JobInputs,
     /// Length of the batch axis; 1 for a model without one.
@@ -92,6 +93,10 @@ pub struct Job {
 impl Abandoned for Job {
     fn abandoned(&self) -> bool {
         self.replier.abandoned()
+    }
+
+    fn latest(&self, own: Option<Tick>) -> Option<Tick> {
+        self.replier.latest(own)
     }
 }
 
@@ -179,6 +184,17 @@ impl Served {
     /// the request was refused at once.
     pub fn submit(self: &Arc<Self>, request: Request, now: Tick) -> Result<Awaited, Error> {
         let (replier, mut awaited) = reply::pair();
+        awaited.gathered = self.submit_to(replier, request, now)?;
+        Ok(awaited)
+    }
+
+    /// As `submit`, with the answer sent to `replier`; says whether the request is in this thread's turn.
+    pub fn submit_to(
+        self: &Arc<Self>,
+        replier: Replier,
+        request: Request,
+        now: Tick,
+    ) -> Result<bool, Error> {
         let Request { inputs, rows, bytes, bucket, deadline, priority, favoured } = request;
         let item = Job { served: self.clone(), inputs, replier };
         let waiting =
@@ -192,10 +208,9 @@ impl Served {
             turn::gather(&mut waiting);
         }
         match waiting {
-            None => awaited.gathered = true,
-            Some(waiting) => self.pool.push(waiting, now)?,
+            None => Ok(true),
+            Some(waiting) => self.pool.push(waiting, now).map(|()| false),
         }
-        Ok(awaited)
     }
 
     /// When one who was refused may come again, as far as that is known.

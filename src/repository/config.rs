@@ -24,6 +24,10 @@ pub struct ModelConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_batching: Option<DynamicBatching>,
     pub model_transaction_policy: TransactionPolicy,
+    /// Present where answers are kept.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_cache: Option<ResponseCache>,
 }
 
 /// One of Triton's three ways to choose versions.
@@ -70,6 +74,11 @@ pub struct TransactionPolicy {
     pub decoupled: bool,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ResponseCache {
+    pub enable: bool,
+}
+
 impl ModelConfig {
     pub fn of(version: &Version) -> ModelConfig {
         let signature = &version.signature;
@@ -111,6 +120,7 @@ impl ModelConfig {
             dynamic_batching: batch
                 .then_some(DynamicBatching { max_queue_delay_microseconds: delay }),
             model_transaction_policy: TransactionPolicy { decoupled: false },
+            response_cache: version.cache.as_ref().map(|_| ResponseCache { enable: true }),
         }
     }
 }

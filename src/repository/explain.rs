@@ -18,6 +18,8 @@ pub struct Facts<'a> {
     pub checked: &'a Checked,
     /// Threads with a session of their own.
     pub replicas: usize,
+    /// Whether answers are kept, and why not.
+    pub cache: &'a str,
     /// From the first byte read until now.
     pub took: Duration,
 }
@@ -45,6 +47,7 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
         "shares_runs": choice.gather,
         "turn_rows": choice.turn_rows,
         "padding": opened.padded.said,
+        "cache": facts.cache,
         "signature": signature(&opened.signature),
         "graph": {
             "producer": graph.producer,

@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use sha2::{Digest, Sha256};
 
 use super::{
+    answers::Answers,
     candidate::{self, Checked},
     explain,
     job::Job,
@@ -31,6 +32,7 @@ use crate::{
         pool::Pool,
         served::{OnPanic, Served, ServedParts, Sessions},
     },
+    cache::store::Stores,
     runtime::{
         graph::Graph,
         options::{BackendChoice, SessionOptions},
@@ -153,6 +155,7 @@ pub struct Loader {
     measurements: Measurements,
     panics: Sender<Panicked>,
     budget: Arc<Budget>,
+    stores: Stores,
 }
 
 impl Loader {
@@ -160,7 +163,8 @@ impl Loader {
     pub fn new(deps: Deps, measurements: Measurements, panics: Sender<Panicked>) -> Loader {
         let budget = Budget::new(REPLICA_BUDGET);
         let Deps { backends, pool, devices, .. } = deps;
-        Loader { backends, pool, devices, measurements, panics, budget }
+        let stores = Stores::default();
+        Loader { backends, pool, devices, measurements, panics, budget, stores }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
@@ -208,11 +212,13 @@ impl Loader {
         }
         let label: Arc<str> = job.number.to_string().into();
         let stats = Arc::new(VersionStats::new(&job.model, &label));
+        let answers = Answers::decide(job, &opened, &self.stores);
         let explanation = explain::explanation(&explain::Facts {
             job,
             opened: &opened,
             choice: &choice,
             checked,
+            cache: &answers.said,
             replicas,
             took: start.elapsed(),
         });
@@ -241,6 +247,7 @@ impl Loader {
             signature: opened.signature,
             served,
             stats,
+            cache: answers.cached,
             platform,
             backend,
             providers: opened.session.providers().to_vec(),

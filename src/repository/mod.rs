@@ -1,5 +1,6 @@
 //! Models and their versions: what is on disk, what is wanted, what is loaded, and the snapshot that requests see.
 
+pub mod answers;
 pub mod banner;
 pub mod calls;
 mod candidate;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::lifecycle_options::LifecycleOptions;
 use crate::{
     batcher::options::BatchOptions,
+    cache::options::CacheOptions,
     runtime::options::{BackendChoice, Provider, SessionOptions},
 };
 
@@ -155,6 +156,8 @@ pub struct Defaults {
     pub session: SessionOptions,
     /// As `batching` of model.yaml.
     pub batching: BatchOptions,
+    /// As `cache` of model.yaml. Default: none.
+    pub cache: CacheOptions,
     /// As `default_timeout_ms` of model.yaml. Default: 0, none.
     pub default_timeout_ms: u64,
     /// As `warmup` of model.yaml. Default: true.
@@ -167,6 +170,7 @@ impl Default for Defaults {
             backend: BackendChoice::Auto,
             session: SessionOptions::default(),
             batching: BatchOptions::default(),
+            cache: CacheOptions::default(),
             default_timeout_ms: 0,
             warmup: true,
         }
@@ -198,6 +202,8 @@ pub struct ModelOptions {
     pub session: SessionOptions,
     /// How requests become runs.
     pub batching: BatchOptions,
+    /// Which answers are kept.
+    pub cache: CacheOptions,
     /// Milliseconds that a request without a deadline of its own may take. 0 (default): no deadline, since only the
     /// caller knows how long an answer is worth waiting for.
     pub default_timeout_ms: u64,
@@ -228,6 +234,7 @@ impl From<&Defaults> for ModelOptions {
             backend: defaults.backend,
             session: defaults.session.clone(),
             batching: defaults.batching.clone(),
+            cache: defaults.cache,
             default_timeout_ms: defaults.default_timeout_ms,
             warmup: defaults.warmup,
             allow_signature_change: false,

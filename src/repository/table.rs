@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::options::ModelOptions;
 use crate::{
     batcher::served::Served,
+    cache::ask::Cached,
     telemetry::stats::VersionStats,
     types::{
         error::{Code, Error},
@@ -104,6 +105,8 @@ pub struct Version {
     pub signature: Arc<Signature>,
     pub served: Arc<Served>,
     pub stats: Arc<VersionStats>,
+    /// Answers that are kept, where they are.
+    pub cache: Option<Cached>,
     /// The protocol's platform, as in `onnxruntime_onnx` or `tract_onnx`.
     pub platform: &'static str,
     /// `ort` or `tract`.

@@ -12,7 +12,7 @@ pub mod echo;
 pub mod graph;
 #[cfg(test)]
 pub mod onnx_writer;
-mod ops;
+pub mod ops;
 pub mod options;
 #[cfg(any(feature = "ort", feature = "ort-download"))]
 pub mod ort;

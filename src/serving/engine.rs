@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     batcher::{
-        reply::{Awaited, Reply, Spent},
+        reply::{Reply, Spent},
         run,
         served::Request,
     },
+    cache::ask::{Answering, Cached},
     repository::{
         calls::Control,
         table::{SharedTable, Version},
@@ -188,6 +189,7 @@ impl Engine {
         let usual = version.served.options.default_priority;
         let priority = admission::priority(&request, usual, cap)?;
         let id = request.id.clone();
+        let bypassed = version.cache.is_some() && Cached::bypassed(&request)?;
         let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
         let Bound { inputs, rows, bytes, bucket, wanted } = bound;
         let started = now();
@@ -195,8 +197,14 @@ impl Engine {
             return Err(run::expired());
         }
         let job = Request { inputs, rows, bytes, bucket, deadline, priority, favoured };
-        let awaited = version.served.submit(job, started)?;
-        Ok(Submitted { awaited, deadline, id, wanted, rows })
+        let answering = match &version.cache {
+            Some(cache) if !bypassed => cache.ask(&version.served, job, started)?,
+            _ => Answering::Own(version.served.submit(job, started)?),
+        };
+        if bypassed {
+            version.stats.bypassed();
+        }
+        Ok(Submitted { answering, deadline, id, wanted, rows })
     }
 
     /// Counts the request in, or refuses it.
@@ -268,7 +276,7 @@ impl<'a> Absent<'a> {
 
 /// What is kept of a request while it waits.
 pub struct Submitted {
-    awaited: Awaited,
+    answering: Answering,
     deadline: Option<Tick>,
     id: Text,
     wanted: Wanted,
@@ -282,10 +290,11 @@ impl Pending<'_> {
             Pending::Submitted { passage, submitted } => (passage, submitted),
             Pending::Absent(absent) => return absent.answer().await,
         };
-        let Submitted { awaited, deadline, id, wanted, rows } = submitted;
-        let reply = match deadline.filter(|_| !awaited.gathered) {
-            None => Ok(awaited.await),
-            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), awaited)
+        let Submitted { answering, deadline, id, wanted, rows } = submitted;
+        let kept = answering.lookup();
+        let reply = match deadline.filter(|_| !answering.prompt()) {
+            None => Ok(answering.await),
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answering)
                 .await
                 .map_err(|_| run::expired()),
         };
@@ -294,7 +303,10 @@ impl Pending<'_> {
             passage.engine.budget.outputs(&mut response)?;
             Ok((response, spent))
         });
-        passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent)));
+        match (&answer, kept) {
+            (Ok(_), Some(lookup)) => passage.finish_kept(rows, lookup),
+            _ => passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent))),
+        }
         answer.map(|(response, _)| response)
     }
 }
@@ -350,6 +362,15 @@ pub struct Passage<'a> {
 }
 
 impl Passage<'_> {
+    /// Answered from the cache, which took `lookup` to find it.
+    fn finish_kept(&mut self, rows: usize, lookup: Duration) {
+        self.finished = true;
+        let total = now().since(self.received);
+        self.version.stats.answered_from_cache(rows, total, lookup);
+        let spans = Spans { total, ..Spans::default() };
+        request::note(|known| known.answered(rows, spans));
+    }
+
     fn finish(&mut self, outcome: Result<(usize, Spent), &Error>) {
         self.finished = true;
         let total = now().since(self.received);

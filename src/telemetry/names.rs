@@ -104,6 +104,20 @@ pub const PADDING_ELEMENTS: Metric = counter(
     VERSION,
     "Elements that were filled in so that requests of several lengths share a run: the waste of `padding`.",
 );
+pub const CACHE_REQUESTS: Metric = counter(
+    "onnxd_cache_requests_total",
+    "requests",
+    &["model", "version", "outcome"],
+    "Requests to versions with a cache, by outcome: hit, miss, coalesced (it waited for another's run), bypass.",
+);
+pub const CACHE_ANSWERS: Metric =
+    gauge("onnxd_cache_answers", "answers", &["model"], "Answers that the model's cache keeps.");
+pub const CACHE_BYTES: Metric = gauge(
+    "onnxd_cache_bytes",
+    "bytes",
+    &["model"],
+    "Bytes that the model's cache holds, of the cache.max_bytes that it may.",
+);
 pub const IN_FLIGHT: Metric = gauge(
     "onnxd_requests_in_flight",
     "requests",
@@ -272,6 +286,30 @@ pub mod nv {
         VERSION,
         "Cumulative time of splitting outputs, for successful requests.",
     );
+    pub const CACHE_HITS: Metric = counter(
+        "nv_cache_num_hits_per_model",
+        "requests",
+        VERSION,
+        "Number of requests answered from the cache.",
+    );
+    pub const CACHE_MISSES: Metric = counter(
+        "nv_cache_num_misses_per_model",
+        "requests",
+        VERSION,
+        "Number of requests for which the cache had no answer.",
+    );
+    pub const CACHE_HIT_US: Metric = counter(
+        "nv_cache_hit_duration_per_model",
+        "microseconds",
+        VERSION,
+        "Cumulative time of finding answers in the cache.",
+    );
+    pub const CACHE_MISS_US: Metric = counter(
+        "nv_cache_miss_duration_per_model",
+        "microseconds",
+        VERSION,
+        "Cumulative time of looking for answers that were not there, and of keeping them then.",
+    );
     pub const PENDING: Metric = gauge(
         "nv_inference_pending_request_count",
         "requests",
@@ -289,8 +327,8 @@ pub mod nv {
     pub const CPU_MEMORY_USED: Metric =
         gauge("nv_cpu_memory_used_bytes", "bytes", &[], "Memory of the machine that is in use.");
 
-    /// All of them, in the order of the page. Those of GPUs and of the cache come with what they measure.
-    pub const ALL: [&Metric; 13] = [
+    /// All of them, in the order of the page. Those of GPUs come with what they measure.
+    pub const ALL: [&Metric; 17] = [
         &SUCCESS,
         &FAILURE,
         &COUNT,
@@ -300,6 +338,10 @@ pub mod nv {
         &INPUT_US,
         &INFER_US,
         &OUTPUT_US,
+        &CACHE_HITS,
+        &CACHE_MISSES,
+        &CACHE_HIT_US,
+        &CACHE_MISS_US,
         &PENDING,
         &LOAD_SECS,
         &CPU_MEMORY_TOTAL,
@@ -308,7 +350,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 33] = [
+pub const ALL: [&Metric; 36] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -318,6 +360,9 @@ pub const ALL: [&Metric; 33] = [
     &BATCH_ROWS,
     &PADDED_ELEMENTS,
     &PADDING_ELEMENTS,
+    &CACHE_REQUESTS,
+    &CACHE_ANSWERS,
+    &CACHE_BYTES,
     &IN_FLIGHT,
     &QUEUED,
     &MODEL_STATE,

@@ -12,7 +12,7 @@ use super::{
     names::{self, Metric},
     process::{self, Process},
     registry::{self, Cut, Listener, ModelRow, Registry},
-    stats::{Reading, Shed},
+    stats::{Lookup, Reading, Shed},
     triton,
 };
 use crate::types::error::Code;
@@ -44,6 +44,7 @@ fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> Stri
     requests(&mut page, &versions);
     histograms(&mut page, &versions);
     padding(&mut page, &versions);
+    cache(&mut page, registry, &versions);
     gauges(&mut page, &versions);
     let rows = registry.models();
     models(&mut page, &rows);
@@ -87,6 +88,30 @@ fn padding(page: &mut Page, versions: &[Named<Reading>]) {
         versions.iter().filter(|(_, reading)| reading.padded > 0).cloned().collect();
     per_version(page, &names::PADDED_ELEMENTS, &padded, |reading| reading.padded);
     per_version(page, &names::PADDING_ELEMENTS, &padded, |reading| reading.padding);
+}
+
+/// Only of what has a cache, and only the outcomes that happened.
+fn cache(page: &mut Page, registry: &Registry, versions: &[Named<Reading>]) {
+    page.family(&names::CACHE_REQUESTS);
+    for ((model, version), reading) in versions {
+        for lookup in Lookup::ALL {
+            let count = reading.cache[lookup as usize];
+            let outcome = ("outcome", lookup.label());
+            if count > 0 {
+                let labels = [("model", &**model), ("version", &**version), outcome];
+                page.sample(names::CACHE_REQUESTS.name, &labels, count);
+            }
+        }
+    }
+    let caches = registry.caches();
+    page.family(&names::CACHE_ANSWERS);
+    for (model, kept) in &caches {
+        page.sample(names::CACHE_ANSWERS.name, &[("model", &**model)], kept.answers);
+    }
+    page.family(&names::CACHE_BYTES);
+    for (model, kept) in &caches {
+        page.sample(names::CACHE_BYTES.name, &[("model", &**model)], kept.bytes);
+    }
 }
 
 fn gauges(page: &mut Page, versions: &[Named<Reading>]) {
@@ -360,6 +385,8 @@ mod tests {
         stats.started();
         stats.failed(Code::Overloaded, Duration::ZERO);
         stats.shed(Shed::Standing);
+        stats.missed(Duration::ZERO);
+        registry.show_cache("a", || Some(registry::Kept { answers: 2, bytes: 700 }));
         std::mem::drop(stats);
         Box::leak(Box::new(series));
         registry.set_model_state("a", "1", "ready");

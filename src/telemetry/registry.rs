@@ -93,6 +93,8 @@ pub struct Registry {
     refused: [AtomicU64; Code::ALL.len()],
     log_dropped: AtomicU64,
     memory: Mutex<Option<ReadMemory>>,
+    /// By model; what answers `None` is gone.
+    caches: Mutex<BTreeMap<String, ReadCache>>,
     /// Spans that the collector took, and those that it did not.
     spans: [AtomicU64; 2],
 }
@@ -106,6 +108,15 @@ pub struct Memory {
 }
 
 type ReadMemory = Box<dyn Fn() -> Memory + Send + Sync>;
+
+/// What a model's cache holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub answers: u64,
+    pub bytes: u64,
+}
+
+type ReadCache = Box<dyn Fn() -> Option<Kept> + Send + Sync>;
 
 /// What is known of a version whether or not it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -251,6 +262,24 @@ impl Registry {
     /// Where the numbers of the requests' memory come from; of several servers in a process, the last one's.
     pub fn set_memory(&self, read: impl Fn() -> Memory + Send + Sync + 'static) {
         *self.memory.lock() = Some(Box::new(read));
+    }
+
+    /// Where the numbers of a model's cache come from; `None` once it is gone.
+    pub fn show_cache(&self, model: &str, read: impl Fn() -> Option<Kept> + Send + Sync + 'static) {
+        self.caches.lock().insert(model.to_owned(), Box::new(read));
+    }
+
+    /// What the models' caches hold; forgets those that are gone.
+    pub fn caches(&self) -> Vec<(String, Kept)> {
+        let mut living = Vec::new();
+        self.caches.lock().retain(|model, read| match read() {
+            Some(kept) => {
+                living.push((model.clone(), kept));
+                true
+            }
+            None => false,
+        });
+        living
     }
 
     pub fn memory(&self) -> Option<Memory> {

@@ -61,6 +61,44 @@ impl VersionStats {
         lane.output.add(nanos(spans.output), writer);
     }
 
+    /// A request of `rows` rows was answered from the cache, which took `lookup` to find the answer.
+    pub fn answered_from_cache(&self, rows: usize, total: Duration, lookup: Duration) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.in_flight.subtract(1, writer);
+        lane.rows.add(rows as u64, writer);
+        lane.request.record(total, writer);
+        lane.kept_rows.add(rows as u64, writer);
+        lane.cache[Lookup::Hit as usize].add(1, writer);
+        lane.hit_time.add(nanos(lookup), writer);
+    }
+
+    /// The cache had no answer, as a lookup of `lookup` found: the model runs.
+    pub fn missed(&self, lookup: Duration) {
+        self.looked_up(Lookup::Miss, lookup);
+    }
+
+    /// As `missed`, but a run that answers the request is under way already.
+    pub fn coalesced(&self, lookup: Duration) {
+        self.looked_up(Lookup::Coalesced, lookup);
+    }
+
+    /// The request would not have its answer from the cache.
+    pub fn bypassed(&self) {
+        self.looked_up(Lookup::Bypass, Duration::ZERO);
+    }
+
+    /// Keeping an answer took so long.
+    pub fn kept(&self, took: Duration) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.miss_time.add(nanos(took), writer);
+    }
+
+    fn looked_up(&self, lookup: Lookup, took: Duration) {
+        let (lane, writer) = self.0.lanes.mine();
+        lane.cache[lookup as usize].add(1, writer);
+        lane.miss_time.add(nanos(took), writer);
+    }
+
     /// A request failed, `total` after it was decoded.
     pub fn failed(&self, code: Code, total: Duration) {
         let (lane, writer) = self.0.lanes.mine();
@@ -114,6 +152,31 @@ impl VersionStats {
     }
 }
 
+/// What came of asking the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    Hit,
+    Miss,
+    /// A miss that waited for another's run.
+    Coalesced,
+    /// The request would not have its answer from there.
+    Bypass,
+}
+
+impl Lookup {
+    pub const ALL: [Lookup; 4] = [Lookup::Hit, Lookup::Miss, Lookup::Coalesced, Lookup::Bypass];
+
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Lookup::Hit => "hit",
+            Lookup::Miss => "miss",
+            Lookup::Coalesced => "coalesced",
+            Lookup::Bypass => "bypass",
+        }
+    }
+}
+
 /// Why work was shed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shed {
@@ -148,10 +211,11 @@ pub struct Tally {
     pub nanos: u64,
 }
 
-/// Triton's statistics of one version. There is no cache yet: its hits and misses are zero, and left to the caller.
+/// Triton's statistics of one version. As there, what the cache answered is a success, and in no other count but its own; what
+/// waited for another's run is a miss, and shares that run's times as the members of a batch do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Rows of answered requests.
+    /// Rows of answered requests, those from the cache aside.
     pub inference_count: u64,
     /// Runs of the session.
     pub execution_count: u64,
@@ -164,6 +228,10 @@ pub struct Statistics {
     pub compute_input: Tally,
     pub compute_infer: Tally,
     pub compute_output: Tally,
+    /// Requests that the cache answered, and what it took to find their answers.
+    pub cache_hit: Tally,
+    /// Those for which it had none, and what it took to look, and to keep what the model gave.
+    pub cache_miss: Tally,
     /// By rows of a run, smallest first. Runs of 1024 rows and more are in `execution_count` alone.
     pub batches: Vec<BatchStatistics>,
 }
@@ -200,6 +268,11 @@ struct Lane {
     failed_time: Number,
     /// By `Shed as usize`.
     shed: [Number; Shed::ALL.len()],
+    /// By `Lookup as usize`.
+    cache: [Number; Lookup::ALL.len()],
+    kept_rows: Number,
+    hit_time: Number,
+    miss_time: Number,
     last_run: Number,
     padded: Number,
     padding: Number,
@@ -262,6 +335,8 @@ pub struct Reading {
     pub failed: [u64; Code::ALL.len()],
     /// By `Shed as usize`.
     pub shed: [u64; Shed::ALL.len()],
+    /// By `Lookup as usize`.
+    pub cache: [u64; Lookup::ALL.len()],
     pub statistics: Statistics,
 }
 
@@ -279,6 +354,7 @@ impl Series {
             batch_rows: Buckets::new(&ROW_BOUNDS),
             failed: std::array::from_fn(|code| self.lanes.sum(|lane| &lane.failed[code])),
             shed: std::array::from_fn(|reason| self.lanes.sum(|lane| &lane.shed[reason])),
+            cache: std::array::from_fn(|lookup| self.lanes.sum(|lane| &lane.cache[lookup])),
             statistics: Statistics::default(),
         };
         for lane in self.lanes.iter() {
@@ -293,10 +369,12 @@ impl Series {
 
     fn statistics(&self, reading: &Reading) -> Statistics {
         let answered = reading.request.count();
-        let sum =
-            |number: fn(&Lane) -> &Number| Tally { count: answered, nanos: self.lanes.sum(number) };
+        let [hits, misses, coalesced, _] = reading.cache;
+        let ran = answered.saturating_sub(hits);
+        let nanos = |number: fn(&Lane) -> &Number| self.lanes.sum(number);
+        let sum = |number| Tally { count: ran, nanos: nanos(number) };
         Statistics {
-            inference_count: reading.rows,
+            inference_count: reading.rows.saturating_sub(nanos(|lane| &lane.kept_rows)),
             execution_count: reading.compute.count(),
             last_inference: self.lanes.iter().map(|lane| lane.last_run.get()).max().unwrap_or(0),
             success: Tally { count: answered, nanos: reading.request.sum },
@@ -308,6 +386,8 @@ impl Series {
             compute_input: sum(|lane| &lane.input),
             compute_infer: sum(|lane| &lane.infer),
             compute_output: sum(|lane| &lane.output),
+            cache_hit: Tally { count: hits, nanos: nanos(|lane| &lane.hit_time) },
+            cache_miss: Tally { count: misses + coalesced, nanos: nanos(|lane| &lane.miss_time) },
             batches: Vec::new(),
         }
     }
@@ -384,6 +464,28 @@ mod tests {
         let read = stats.0.read();
         assert_eq!(read.in_flight, 0);
         assert_eq!(read.failed[Code::DeadlineExceeded as usize], 1);
+    }
+
+    #[test]
+    fn what_the_cache_answered_is_a_success_and_no_inference() {
+        let stats = stats();
+        (0..4).for_each(|_| stats.started());
+        stats.missed(2 * US);
+        stats.coalesced(US);
+        stats.bypassed();
+        stats.kept(3 * US);
+        for _ in 0..3 {
+            stats.answered(2, Spans { total: 9 * US, infer: 5 * US, ..Spans::default() });
+        }
+        stats.answered_from_cache(2, 4 * US, US);
+        let read = stats.0.read();
+        assert_eq!((read.rows, read.in_flight, read.cache), (8, 0, [1, 1, 1, 1]));
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.inference_count, 6);
+        assert_eq!(snapshot.success, Tally { count: 4, nanos: 31_000 });
+        assert_eq!(snapshot.compute_infer, Tally { count: 3, nanos: 15_000 });
+        assert_eq!(snapshot.cache_hit, Tally { count: 1, nanos: 1_000 });
+        assert_eq!(snapshot.cache_miss, Tally { count: 2, nanos: 6_000 });
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn write(
 ) {
     per_version(page, &nv::SUCCESS, versions, |r| r.statistics.success.count);
     failures(page, versions);
-    let of: [(&Metric, Pick); 8] = [
+    let of: [(&Metric, Pick); 12] = [
         (&nv::COUNT, |r| r.statistics.inference_count),
         (&nv::EXEC_COUNT, |r| r.statistics.execution_count),
         (&nv::REQUEST_US, |r| micros(r.statistics.success)),
@@ -29,6 +29,10 @@ pub fn write(
         (&nv::INPUT_US, |r| micros(r.statistics.compute_input)),
         (&nv::INFER_US, |r| micros(r.statistics.compute_infer)),
         (&nv::OUTPUT_US, |r| micros(r.statistics.compute_output)),
+        (&nv::CACHE_HITS, |r| r.statistics.cache_hit.count),
+        (&nv::CACHE_MISSES, |r| r.statistics.cache_miss.count),
+        (&nv::CACHE_HIT_US, |r| micros(r.statistics.cache_hit)),
+        (&nv::CACHE_MISS_US, |r| micros(r.statistics.cache_miss)),
         (&nv::PENDING, |r| r.queued),
     ];
     for (metric, value) in of {

@@ -165,6 +165,12 @@ def lookup():
     return model(nodes, [value("IDX", "INT64", ["N"])], [value("Y", "FP32", ["N"])], [table])
 
 
+def noise():
+    """Y = X + noise: never the same twice."""
+    nodes = [h.make_node("RandomNormalLike", ["X"], ["noise"]), h.make_node("Add", ["X", "noise"], ["Y"])]
+    return model(nodes, [value("X", "FP32", ["N", 4])], [value("Y", "FP32", ["N", 4])])
+
+
 def huge():
     """As many ones as the caller says: a small request with an answer of any size."""
     one = h.make_tensor("one", T.FLOAT, [1], [1.0])
@@ -175,7 +181,7 @@ def huge():
 def write(repository):
     zoo = {f"identity_{d.lower()}": {1: identity(d)} for d in DATATYPES}
     zoo["versioned"] = {k: versioned(k) for k in (1, 2, 3)}
-    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom, lookup, huge):
+    for make in (simple, simple_string, optional, scalar, mixed, total, nan_inf, fixed, burn, boom, lookup, noise, huge):
         zoo[make.__name__] = {1: make()}
     for name, versions in zoo.items():
         for version, m in versions.items():

@@ -1,0 +1,295 @@
+//! Runs that several equal requests wait for: the first starts it, the others join, and it belongs to none of them.
+//!
+//! Invariant: a run ends early only when nobody waits for it any more. Whoever started it may leave as anybody may.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use super::{key::Key, store::Store};
+use crate::{
+    batcher::reply::{Reply, RunWatch, Shared, Spent},
+    runtime::session::Outputs,
+    telemetry::{clock::now, stats::VersionStats},
+    types::{
+        error::{Code, Error},
+        time::Tick,
+    },
+};
+
+/// Few meet: by the key, whose bits are as good as random.
+const SHARDS: usize = 16;
+
+/// No deadline, as the number that `Flight::latest` keeps.
+const NEVER: u64 = u64::MAX;
+
+/// The runs under way by key.
+#[derive(Default)]
+pub struct Flights {
+    shards: [Shard; SHARDS],
+}
+
+#[derive(Default)]
+struct Shard {
+    /// How many have landed: who looked before one did looks again.
+    landed: AtomicU64,
+    flying: Mutex<HashMap<Key, Arc<Flight>, foldhash::fast::FixedState>>,
+}
+
+/// What a request brings when it boards.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub deadline: Option<Tick>,
+    /// Higher runs earlier.
+    pub priority: u8,
+}
+
+/// What came of boarding.
+pub enum Boarded {
+    /// The answer was kept since the request looked.
+    Kept(Outputs),
+    /// A run is under way: the place in it.
+    Joined(Seat),
+    /// The request is to start the run.
+    Leads(Seat),
+}
+
+impl Flights {
+    fn shard(&self, key: Key) -> &Shard {
+        &self.shards[key as usize % SHARDS]
+    }
+
+    /// To be taken before the store is asked, and given to `board`.
+    pub fn glance(&self, key: Key) -> u64 {
+        self.shard(key).landed.load(Ordering::Acquire)
+    }
+
+    /// Takes a place in the run for `key`; the store had no answer since `glance`.
+    pub fn board(
+        &self,
+        store: &Arc<Store>,
+        stats: &Arc<VersionStats>,
+        key: Key,
+        glance: u64,
+        ticket: Ticket,
+    ) -> Boarded {
+        let shard = self.shard(key);
+        let mut flying = shard.flying.lock();
+        if let Some(seat) = flying.get(&key).and_then(|flight| flight.join(ticket)) {
+            return Boarded::Joined(seat);
+        }
+        // Why under the lock: whatever lands from here on finds this flight in its place.
+        if shard.landed.load(Ordering::Acquire) != glance
+            && let Some(outputs) = store.get(key)
+        {
+            return Boarded::Kept(outputs);
+        }
+        let flight = Flight::new(store.clone(), stats.clone(), key, ticket);
+        // One that nobody waits for any more, or that is less urgent, goes on without joiners.
+        flying.insert(key, flight.clone());
+        Boarded::Leads(Seat { flight, place: 0 })
+    }
+
+    /// Nobody joins this flight any more.
+    fn remove(&self, flight: &Arc<Flight>) {
+        let shard = self.shard(flight.key);
+        let mut flying = shard.flying.lock();
+        if flying.get(&flight.key).is_some_and(|other| Arc::ptr_eq(other, flight)) {
+            flying.remove(&flight.key);
+        }
+        shard.landed.fetch_add(1, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    fn flying(&self) -> usize {
+        self.shards.iter().map(|shard| shard.flying.lock().len()).sum()
+    }
+}
+
+/// One run, for everybody who waits for it.
+pub struct Flight {
+    store: Arc<Store>,
+    stats: Arc<VersionStats>,
+    key: Key,
+    /// Of the request that started it.
+    first: Ticket,
+    abandoned: AtomicBool,
+    /// The latest deadline of those who wait, in a tick's nanoseconds.
+    latest: AtomicU64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Places whose request waits.
+    waiting: usize,
+    /// By place.
+    wakers: Vec<Option<Waker>>,
+    run: Option<Arc<RunWatch>>,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone)]
+enum Outcome {
+    Answer(Outputs, Spent),
+    Failed(Error),
+    /// Refused or lost: there was no run.
+    Lost,
+}
+
+/// What a place in a run comes to.
+pub enum Landed {
+    Reply(Reply),
+    /// The run was refused, or ended, for reasons of others': this request asks for one of its own.
+    Alone,
+}
+
+impl Flight {
+    fn new(store: Arc<Store>, stats: Arc<VersionStats>, key: Key, first: Ticket) -> Arc<Flight> {
+        let latest = AtomicU64::new(first.deadline.map_or(NEVER, |deadline| deadline.0));
+        let state = State { waiting: 1, wakers: vec![None], run: None, outcome: None };
+        let abandoned = AtomicBool::new(false);
+        Arc::new(Flight { store, stats, key, first, abandoned, latest, state: Mutex::new(state) })
+    }
+
+    /// A place in it; none where it is given up, or would run later than this request should.
+    fn join(self: &Arc<Flight>, ticket: Ticket) -> Option<Seat> {
+        let mut state = self.state.lock();
+        let given_up = state.waiting == 0 && state.outcome.is_none();
+        let failed = matches!(state.outcome, Some(Outcome::Failed(_) | Outcome::Lost));
+        if given_up || failed || ticket.priority > self.first.priority {
+            return None;
+        }
+        state.waiting += 1;
+        state.wakers.push(None);
+        self.latest
+            .fetch_max(ticket.deadline.map_or(NEVER, |deadline| deadline.0), Ordering::AcqRel);
+        Some(Seat { flight: self.clone(), place: state.wakers.len() - 1 })
+    }
+
+    fn poll(&self, place: usize, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Landed> {
+        let mut state = self.state.lock();
+        let Some(outcome) = &state.outcome else {
+            match &mut state.wakers[place] {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        let later = |first: Tick| deadline.is_none_or(|own| own > first);
+        let theirs = self.first.deadline.is_some_and(later);
+        Poll::Ready(match outcome.clone() {
+            Outcome::Lost => Landed::Alone,
+            Outcome::Failed(error) if error.code == Code::DeadlineExceeded && theirs => {
+                Landed::Alone
+            }
+            Outcome::Failed(error) => {
+                Landed::Reply(Reply { outputs: Err(error), spent: Spent::default() })
+            }
+            Outcome::Answer(outputs, spent) => Landed::Reply(Reply { outputs: Ok(outputs), spent }),
+        })
+    }
+
+    fn leave(&self, place: usize) {
+        let mut state = self.state.lock();
+        // None, where the answer has come: those were taken.
+        if let Some(waker) = state.wakers.get_mut(place) {
+            *waker = None;
+        }
+        state.waiting -= 1;
+        if state.waiting > 0 || state.outcome.is_some() {
+            return;
+        }
+        self.abandoned.store(true, Ordering::Release);
+        let run = state.run.take();
+        drop(state);
+        if let Some(run) = run {
+            run.leave();
+        }
+    }
+
+    /// First those who wait get their answer.
+    fn deliver(&self, outcome: Outcome) {
+        let wakers = {
+            let mut state = self.state.lock();
+            state.run = None;
+            state.outcome = Some(outcome);
+            mem::take(&mut state.wakers)
+        };
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Then it is kept; whoever comes meanwhile joins, and has it at once.
+    fn keep(&self, outputs: &Outputs) {
+        let started = now();
+        self.store.keep(self.key, outputs);
+        self.stats.kept(now().since(started));
+    }
+}
+
+impl Shared for Flight {
+    fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    fn latest(&self) -> Option<Tick> {
+        match self.latest.load(Ordering::Acquire) {
+            NEVER => None,
+            deadline => Some(Tick(deadline)),
+        }
+    }
+
+    fn begin(&self, watch: &Arc<RunWatch>) {
+        let mut state = self.state.lock();
+        // Whoever left before is not counted.
+        match state.waiting {
+            0 => {
+                drop(state);
+                watch.leave();
+            }
+            _ => state.run = Some(watch.clone()),
+        }
+    }
+
+    fn land(self: Arc<Self>, reply: Option<Reply>) {
+        match reply {
+            None => self.deliver(Outcome::Lost),
+            Some(Reply { outputs: Err(error), .. }) => self.deliver(Outcome::Failed(error)),
+            Some(Reply { outputs: Ok(outputs), spent }) => {
+                self.deliver(Outcome::Answer(outputs.clone(), spent));
+                self.keep(&outputs);
+            }
+        }
+        self.store.flights.remove(&self);
+    }
+}
+
+/// One request's place in a run; dropped, it is given up.
+pub struct Seat {
+    pub flight: Arc<Flight>,
+    place: usize,
+}
+
+impl Seat {
+    /// The answer, for a request of this deadline.
+    pub fn poll(&self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Landed> {
+        self.flight.poll(self.place, deadline, cx)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.flight.leave(self.place);
+    }
+}
+
+#[cfg(test)]
+#[path = "flight_tests.rs"]
+mod tests;

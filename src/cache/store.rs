@@ -1,0 +1,188 @@
+//! The answers that one model's versions keep, and the runs under way that several requests wait for.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use super::{
+    flight::Flights,
+    key::{Key, Secret},
+    options::CacheOptions,
+};
+use crate::{
+    runtime::session::Outputs,
+    telemetry::registry::{Kept, registry},
+    types::tensor::Tensor,
+};
+
+/// What an entry takes beside its bytes, by the sizes of what holds it.
+const ENTRY_OVERHEAD: usize = 256;
+
+/// The kept answers of one model. Its versions share it, and its budget.
+pub struct Store {
+    /// Keys are hashes already.
+    answers: Cache<Key, Outputs, foldhash::fast::FixedState>,
+    pub flights: Flights,
+    pub secret: Secret,
+    options: CacheOptions,
+    /// How often it was emptied. Part of every key: what a run that began before then puts in is never found.
+    epoch: AtomicU64,
+}
+
+impl Store {
+    pub fn new(options: CacheOptions) -> Store {
+        let weight =
+            |_: &Key, outputs: &Outputs| u32::try_from(weight(outputs)).unwrap_or(u32::MAX);
+        let mut answers = Cache::builder().max_capacity(options.max_bytes).weigher(weight);
+        if options.ttl_ms > 0 {
+            answers = answers.time_to_live(Duration::from_millis(options.ttl_ms));
+        }
+        Store {
+            answers: answers.build_with_hasher(foldhash::fast::FixedState::default()),
+            flights: Flights::default(),
+            secret: Secret::random(),
+            options,
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub fn get(&self, key: Key) -> Option<Outputs> {
+        self.answers.get(&key)
+    }
+
+    /// Keeps a copy: what the model gave may be a part of a batch's memory, and keep all of that, and its session.
+    pub fn keep(&self, key: Key, outputs: &Outputs) {
+        let weight = weight(outputs);
+        if weight as u64 > self.options.max_bytes || u32::try_from(weight).is_err() {
+            return;
+        }
+        let copy = |tensor: &Tensor| Tensor {
+            datatype: tensor.datatype,
+            dims: tensor.dims.clone(),
+            data: Bytes::copy_from_slice(&tensor.data),
+        };
+        self.answers.insert(key, outputs.iter().map(copy).collect());
+    }
+
+    /// Forgets every answer. What is under way when this returns is kept by nobody; what it held is told.
+    pub fn purge(&self) -> Kept {
+        let held = self.kept();
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.answers.invalidate_all();
+        self.answers.run_pending_tasks();
+        held
+    }
+
+    /// What it holds now.
+    pub fn kept(&self) -> Kept {
+        self.answers.run_pending_tasks();
+        Kept { answers: self.answers.entry_count(), bytes: self.answers.weighted_size() }
+    }
+}
+
+fn weight(outputs: &Outputs) -> usize {
+    outputs.iter().fold(ENTRY_OVERHEAD, |sum, tensor| sum.saturating_add(tensor.data.len()))
+}
+
+/// The living stores by model: a version that is loaded beside another one of its model shares that one's.
+#[derive(Default)]
+pub struct Stores(Mutex<HashMap<Arc<str>, Weak<Store>>>);
+
+impl Stores {
+    /// The model's store; a new one where none lives, or where `options` are not those of the one that does.
+    pub fn of(&self, model: &Arc<str>, options: CacheOptions) -> Arc<Store> {
+        let mut stores = self.0.lock();
+        stores.retain(|_, store| store.strong_count() > 0);
+        let living = stores.get(model).and_then(Weak::upgrade);
+        living.filter(|store| store.options == options).unwrap_or_else(|| {
+            let store = Arc::new(Store::new(options));
+            stores.insert(model.clone(), Arc::downgrade(&store));
+            let read = Arc::downgrade(&store);
+            registry().show_cache(model, move || read.upgrade().map(|store| store.kept()));
+            store
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{datatype::Datatype, tensor::Dims};
+
+    fn outputs(bytes: usize) -> Outputs {
+        let dims = Dims::from_slice(&[bytes as i64]);
+        [Tensor { datatype: Datatype::Uint8, dims, data: vec![1; bytes].into() }]
+            .into_iter()
+            .collect()
+    }
+
+    fn store(max_bytes: u64) -> Store {
+        Store::new(CacheOptions { max_bytes, ttl_ms: 0 })
+    }
+
+    #[test]
+    fn an_answer_is_a_copy() {
+        let store = store(1 << 20);
+        let given = outputs(100);
+        store.keep(7, &given);
+        let kept = store.get(7).expect("kept");
+        assert_eq!(kept[0].data, given[0].data);
+        assert_ne!(kept[0].data.as_ptr(), given[0].data.as_ptr());
+        assert!(store.get(8).is_none());
+    }
+
+    #[test]
+    fn the_budget_holds() {
+        let store = store(10_000);
+        for key in 0..1000 {
+            store.keep(key, &outputs(100));
+        }
+        let kept = store.kept();
+        assert!(kept.bytes <= 10_000 && kept.answers > 10, "{kept:?}");
+        store.keep(5000, &outputs(20_000));
+        assert!(store.get(5000).is_none(), "an answer larger than the budget");
+        assert!(store.kept().bytes <= 10_000);
+    }
+
+    #[test]
+    fn purging_forgets_everything_and_what_comes_too_late() {
+        let store = store(1 << 20);
+        let inputs = Default::default();
+        let key = |store: &Store| store.secret.key(0, store.epoch(), &inputs);
+        let before = key(&store);
+        store.keep(before, &outputs(10));
+        assert_eq!(store.purge().answers, 1);
+        assert!(store.get(before).is_none());
+        // A run that had begun.
+        store.keep(before, &outputs(10));
+        assert!(store.get(key(&store)).is_none());
+        assert_eq!(store.kept().answers, 1);
+    }
+
+    #[test]
+    fn versions_of_a_model_share_a_store_while_the_options_are_the_same() {
+        let stores = Stores::default();
+        let model: Arc<str> = "stores-test".into();
+        let options = CacheOptions { max_bytes: 1000, ttl_ms: 0 };
+        let first = stores.of(&model, options);
+        assert!(Arc::ptr_eq(&first, &stores.of(&model, options)));
+        let other = stores.of(&model, CacheOptions { ttl_ms: 5, ..options });
+        assert!(!Arc::ptr_eq(&first, &other));
+        drop((first, other));
+        stores.of(&"another".into(), options);
+        assert_eq!(stores.0.lock().len(), 1);
+    }
+}
