@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// What the batcher answers a job with.
+#[derive(Clone)]
 pub struct Reply {
     pub outputs: Result<Outputs, Error>,
     pub spent: Spent,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    flight::{Boarded, Landed, Seat, Ticket},
+    flight::{Boarded, Seat, Ticket},
     key::Key,
     store::Store,
 };
@@ -174,8 +174,8 @@ impl Waiting {
         if let Some(seat) = &self.seat {
             match seat.poll(self.deadline, cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Landed::Reply(reply)) => return Poll::Ready(reply),
-                Poll::Ready(Landed::Alone) => self.seat = None,
+                Poll::Ready(Some(reply)) => return Poll::Ready(reply),
+                Poll::Ready(None) => self.seat = None,
             }
             let Some(request) = self.request.take() else {
                 return Poll::Ready(reply::lost());

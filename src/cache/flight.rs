@@ -16,13 +16,10 @@ use parking_lot::Mutex;
 
 use super::{key::Key, store::Store};
 use crate::{
-    batcher::reply::{Reply, RunWatch, Shared, Spent},
+    batcher::reply::{Reply, RunWatch, Shared},
     runtime::session::Outputs,
     telemetry::{clock::now, stats::VersionStats},
-    types::{
-        error::{Code, Error},
-        time::Tick,
-    },
+    types::{error::Code, time::Tick},
 };
 
 /// Few meet: by the key, whose bits are as good as random.
@@ -54,7 +51,7 @@ pub struct Ticket {
 
 /// What came of boarding.
 pub enum Boarded {
-    /// The answer was kept since the request looked.
+    /// The answer has come since the request looked.
     Kept(Outputs),
     /// A run is under way: the place in it.
     Joined(Seat),
@@ -83,8 +80,8 @@ impl Flights {
     ) -> Boarded {
         let shard = self.shard(key);
         let mut flying = shard.flying.lock();
-        if let Some(seat) = flying.get(&key).and_then(|flight| flight.join(ticket)) {
-            return Boarded::Joined(seat);
+        if let Some(boarded) = flying.get(&key).and_then(|flight| flight.join(ticket)) {
+            return boarded;
         }
         // Why under the lock: whatever lands from here on finds this flight in its place.
         if shard.landed.load(Ordering::Acquire) != glance
@@ -136,20 +133,8 @@ struct State {
     outcome: Option<Outcome>,
 }
 
-#[derive(Clone)]
-enum Outcome {
-    Answer(Outputs, Spent),
-    Failed(Error),
-    /// Refused or lost: there was no run.
-    Lost,
-}
-
-/// What a place in a run comes to.
-pub enum Landed {
-    Reply(Reply),
-    /// The run was refused, or ended, for reasons of others': this request asks for one of its own.
-    Alone,
-}
+/// What came of a run; `None`: there was none, it was refused or lost.
+type Outcome = Option<Reply>;
 
 impl Flight {
     fn new(store: Arc<Store>, stats: Arc<VersionStats>, key: Key, first: Ticket) -> Arc<Flight> {
@@ -159,22 +144,31 @@ impl Flight {
         Arc::new(Flight { store, stats, key, first, abandoned, latest, state: Mutex::new(state) })
     }
 
-    /// A place in it; none where it is given up, or would run later than this request should.
-    fn join(self: &Arc<Flight>, ticket: Ticket) -> Option<Seat> {
+    /// A place in it, or its answer; none where it is given up, or would run later than this request should.
+    fn join(self: &Arc<Flight>, ticket: Ticket) -> Option<Boarded> {
         let mut state = self.state.lock();
-        let given_up = state.waiting == 0 && state.outcome.is_none();
-        let failed = matches!(state.outcome, Some(Outcome::Failed(_) | Outcome::Lost));
-        if given_up || failed || ticket.priority > self.first.priority {
-            return None;
+        match &state.outcome {
+            // About to be kept.
+            Some(Some(Reply { outputs: Ok(outputs), .. })) => {
+                return Some(Boarded::Kept(outputs.clone()));
+            }
+            Some(_) => return None,
+            None if state.waiting == 0 || ticket.priority > self.first.priority => return None,
+            None => state.waiting += 1,
         }
-        state.waiting += 1;
         state.wakers.push(None);
         self.latest
             .fetch_max(ticket.deadline.map_or(NEVER, |deadline| deadline.0), Ordering::AcqRel);
-        Some(Seat { flight: self.clone(), place: state.wakers.len() - 1 })
+        Some(Boarded::Joined(Seat { flight: self.clone(), place: state.wakers.len() - 1 }))
     }
 
-    fn poll(&self, place: usize, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Landed> {
+    /// What the place comes to; `None`: the run was refused, or ended, for reasons of others'.
+    fn poll(
+        &self,
+        place: usize,
+        deadline: Option<Tick>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Reply>> {
         let mut state = self.state.lock();
         let Some(outcome) = &state.outcome else {
             match &mut state.wakers[place] {
@@ -185,16 +179,10 @@ impl Flight {
         };
         let later = |first: Tick| deadline.is_none_or(|own| own > first);
         let theirs = self.first.deadline.is_some_and(later);
-        Poll::Ready(match outcome.clone() {
-            Outcome::Lost => Landed::Alone,
-            Outcome::Failed(error) if error.code == Code::DeadlineExceeded && theirs => {
-                Landed::Alone
-            }
-            Outcome::Failed(error) => {
-                Landed::Reply(Reply { outputs: Err(error), spent: Spent::default() })
-            }
-            Outcome::Answer(outputs, spent) => Landed::Reply(Reply { outputs: Ok(outputs), spent }),
-        })
+        Poll::Ready(outcome.clone().filter(|reply| match &reply.outputs {
+            Err(error) => error.code != Code::DeadlineExceeded || !theirs,
+            Ok(_) => true,
+        }))
     }
 
     fn leave(&self, place: usize) {
@@ -226,7 +214,7 @@ impl Flight {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Then it is kept; whoever comes meanwhile joins, and has it at once.
+    /// Then it is kept; whoever comes meanwhile finds it here.
     fn keep(&self, outputs: &Outputs) {
         let started = now();
         self.store.keep(self.key, outputs);
@@ -259,13 +247,10 @@ impl Shared for Flight {
     }
 
     fn land(self: Arc<Self>, reply: Option<Reply>) {
-        match reply {
-            None => self.deliver(Outcome::Lost),
-            Some(Reply { outputs: Err(error), .. }) => self.deliver(Outcome::Failed(error)),
-            Some(Reply { outputs: Ok(outputs), spent }) => {
-                self.deliver(Outcome::Answer(outputs.clone(), spent));
-                self.keep(&outputs);
-            }
+        let given = reply.as_ref().and_then(|reply| reply.outputs.as_ref().ok()).cloned();
+        self.deliver(reply);
+        if let Some(outputs) = given {
+            self.keep(&outputs);
         }
         self.store.flights.remove(&self);
     }
@@ -278,8 +263,8 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// The answer, for a request of this deadline.
-    pub fn poll(&self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Landed> {
+    /// The answer, for a request of this deadline; `None`: it is to ask for a run of its own.
+    pub fn poll(&self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
         self.flight.poll(self.place, deadline, cx)
     }
 }

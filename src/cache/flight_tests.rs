@@ -7,10 +7,12 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::{
+    batcher::reply::Spent,
     cache::options::CacheOptions,
     runtime::session::Cancel,
     types::{
         datatype::Datatype,
+        error::Error,
         tensor::{Dims, Tensor},
     },
 };
@@ -96,7 +98,7 @@ impl Asker {
                 self.refused = None;
                 self.end = Some(End::Refused);
             } else {
-                seat.flight.deliver(Outcome::Lost);
+                seat.flight.deliver(None);
                 *told = true;
             }
             return;
@@ -130,14 +132,14 @@ impl Asker {
                 let mut context = Context::from_waker(Waker::noop());
                 self.end = Some(match seat.poll(self.ticket.deadline, &mut context) {
                     Poll::Pending => End::Left,
-                    Poll::Ready(Landed::Reply(reply)) => match reply.outputs {
+                    Poll::Ready(Some(reply)) => match reply.outputs {
                         Ok(given) => {
                             assert_eq!(given[0].data, outputs()[0].data);
                             End::Answered
                         }
                         Err(error) => End::Failed(error.code),
                     },
-                    Poll::Ready(Landed::Alone) => {
+                    Poll::Ready(None) => {
                         assert!(!self.leads, "who leads has nobody to ask again");
                         world.runs += 1;
                         End::Answered
@@ -178,14 +180,15 @@ impl Runner {
         match &self.outcome {
             None => {
                 let cancelled = self.watch.take().is_none_or(|watch| Cancel::fired(&watch.cancel));
-                let outcome = match cancelled {
-                    true => Outcome::Failed(Error::new(Code::Cancelled, "nobody waits")),
-                    false => Outcome::Answer(outputs(), Spent::default()),
+                let outputs = match cancelled {
+                    true => Err(Error::new(Code::Cancelled, "nobody waits")),
+                    false => Ok(outputs()),
                 };
+                let outcome = Some(Reply { outputs, spent: Spent::default() });
                 flight.deliver(outcome.clone());
                 self.outcome = Some(outcome);
             }
-            Some(Outcome::Answer(given, _)) if !self.kept => {
+            Some(Some(Reply { outputs: Ok(given), .. })) if !self.kept => {
                 flight.keep(given);
                 self.kept = true;
             }
@@ -330,6 +333,6 @@ fn deadlines_are_each_ones_own() {
     flight.land(Some(Reply { outputs: Err(late), spent: Spent::default() }));
     let mut context = Context::from_waker(Waker::noop());
     let mut poll = |seat: &Seat, deadline| seat.poll(Some(Tick(deadline)), &mut context);
-    assert!(matches!(poll(&first, 10), Poll::Ready(Landed::Reply(_))));
-    assert!(matches!(poll(&second, 20), Poll::Ready(Landed::Alone)));
+    assert!(matches!(poll(&first, 10), Poll::Ready(Some(_))));
+    assert!(matches!(poll(&second, 20), Poll::Ready(None)));
 }
