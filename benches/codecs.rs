@@ -101,6 +101,7 @@ fn response(count: usize, binary: bool) -> InferResponse {
         version: "1".into(),
         id: Text::from_static("42"),
         outputs: [OutputTensor { index: 0, binary, tensor }].into_iter().collect(),
+        regions: None,
         signature: Arc::new(Signature { outputs: vec![spec], ..Signature::default() }),
     }
 }

@@ -86,8 +86,13 @@ fn engine() -> Engine {
         let model = Model { name: name.into(), versions, current, ..Model::default() };
         table.models.insert(name.into(), Arc::new(model));
     }
-    let options =
-        EngineOptions { request_memory_bytes: 1 << 30, max_deadline: None, max_requests: 1000 };
+    let options = EngineOptions {
+        request_memory_bytes: 1 << 30,
+        max_deadline: None,
+        max_requests: 1000,
+        shared_memory: Default::default(),
+        max_request_bytes: 1 << 20,
+    };
     Engine::new(Arc::new(ArcSwap::from_pointee(table)), &options)
 }
 

@@ -102,6 +102,23 @@ def text_and_binary():
     write("binary", "raw", struct.pack("<H", 0) + bytes(8))
 
 
+def tfs():
+    """A byte for the kind of body (1: examples) and of model (2: two inputs, 4: which may be left out), then the body."""
+    bodies = {
+        "rows": (0, {"instances": [[1, 2.5], [3, -4e2]]}),
+        "row-objects": (2, {"instances": [{"a": "x", "b": [1, 2]}, {"a": {"b64": "YQ=="}, "b": [3, 4]}]}),
+        "columns": (2, {"inputs": {"a": ["x", "y"], "b": [[1.5, 2], [3, 4]]}, "signature_name": "serving_default"}),
+        "one-column": (0, {"inputs": [[1.5, 2], [3, 4]]}),
+        "optional": (6, {"instances": [{"b": [1]}, {"b": [2]}]}),
+        "examples": (3, {"context": {"b": [1, 2]}, "examples": [{"a": "x"}, {"a": ["y"], "b": [3, 4]}]}),
+        "ragged": (0, {"instances": [[1, 2], [3], [[4]]]}),
+    }
+    for name, (kind, body) in bodies.items():
+        write("tfs", name, bytes([kind]) + json.dumps(body).encode())
+    write("tfs", "tokens", b"\0" + b'{"instances": [[NaN, Infinity], [-Infinity, "NaN"]]}')
+    write("tfs", "deep", b"\0" + b'{"inputs": ' + b"[" * 90 + b"]" * 90 + b"}")
+
+
 def graphs():
     value = lambda name, shape, kind=T.FLOAT: h.make_tensor_value_info(name, kind, shape)
     add = h.make_node("Add", ["x", "w"], ["y"])
@@ -173,5 +190,5 @@ def heads():
         write("head", name, b"Host: a\r\n" + fields + b"\r\n{}")
 
 
-for make in (grpc, text_and_binary, graphs, yaml, paths, flate, heads):
+for make in (grpc, text_and_binary, tfs, graphs, yaml, paths, flate, heads):
     make()

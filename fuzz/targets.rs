@@ -10,13 +10,14 @@ use onnxd::{
     types::{
         datatype::Datatype,
         error::{Code, Error},
+        model::{Dim, Signature, TensorSpec},
         request::InferRequest,
         tensor::{bytes_elements, element_count},
     },
     wire::{
         binary,
         flate::{Coding, Deflate, Inflate},
-        grpc, json,
+        grpc, json, tfs,
     },
 };
 use prost::Message;
@@ -24,7 +25,7 @@ use prost::Message;
 /// A target: its name, which is that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("grpc", grpc_request),
     ("json", json_request),
     ("binary", binary_request),
@@ -33,6 +34,7 @@ pub const TARGETS: [Target; 8] = [
     ("path", segment),
     ("flate", flate),
     ("head", head),
+    ("tfs", tfs_request),
 ];
 
 /// What every decoder promises of what it lets through: bytes that fit shape and datatype, and values that are some.
@@ -100,6 +102,35 @@ pub fn json_request(data: &[u8]) {
                 let value: serde_json::Result<serde::de::IgnoredAny> = serde_json::from_slice(data);
                 assert!(value.is_ok(), "{value:?}");
             }
+        }
+        Err(error) => refusal(&error),
+    }
+}
+
+/// The first byte says of what kind the body is, and for which of two models.
+pub fn tfs_request(data: &[u8]) {
+    let Some((kind, body)) = data.split_first() else { return };
+    let spec = |name: &str, datatype, rank| TensorSpec {
+        name: name.into(),
+        datatype,
+        dims: Some(vec![Dim::Any; rank]),
+        optional: kind & 4 != 0,
+        labels: None,
+    };
+    let mut inputs = vec![spec("b", Datatype::Fp32, 2)];
+    if kind & 2 != 0 {
+        inputs.push(spec("a", Datatype::Bytes, 1));
+    }
+    let signature = Signature { inputs, ..Signature::default() };
+    let body = Bytes::copy_from_slice(body);
+    let request = match kind & 1 {
+        0 => tfs::decode_predict(&body, &signature).map(|(request, _)| request),
+        _ => tfs::decode_examples(&body, &signature),
+    };
+    match request {
+        Ok(request) => {
+            sound(&request);
+            assert!(request.inputs.len() <= signature.inputs.len());
         }
         Err(error) => refusal(&error),
     }

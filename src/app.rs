@@ -245,6 +245,8 @@ impl Server {
             request_memory_bytes: config.request_memory_bytes,
             max_deadline: millis(config.max_deadline_ms),
             max_requests: config.max_requests,
+            shared_memory: config.shared_memory.clone(),
+            max_request_bytes: config.max_request_bytes,
         };
         let mut engine = Engine::new(manager.table.clone(), &options);
         if config.lifecycle.model_memory_bytes > 0 {
@@ -262,6 +264,7 @@ impl Server {
             calls: manager.control.clone(),
             limits: body_limits(config),
             budget: engine.budget.clone(),
+            regions: engine.regions.clone(),
             log_format: config.log.format,
             traced: config.tracing.share(),
         };

@@ -16,6 +16,7 @@ use crate::{
         lifecycle_options::LifecycleOptions,
         options::{Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml},
     },
+    serving::regions::RegionOptions,
     telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
 };
 
@@ -107,6 +108,8 @@ pub struct Config {
     /// usual patience of an orchestrator.
     pub drain_timeout_ms: u64,
 
+    /// Regions of shared memory that clients of this host may register for their tensors.
+    pub shared_memory: RegionOptions,
     /// Who may ask, and for what.
     pub auth: AuthOptions,
     /// TLS of the ports.
@@ -153,6 +156,7 @@ impl Default for Config {
             max_deadline_ms: 600_000,
             drain_delay_ms: 0,
             drain_timeout_ms: 25_000,
+            shared_memory: RegionOptions::default(),
             auth: AuthOptions::default(),
             tls: TlsOptions::default(),
             log: LogOptions::default(),
@@ -200,6 +204,7 @@ impl Config {
                 return Err(format!("{key}: expected at least 1, got 0"));
             }
         }
+        self.shared_memory.check()?;
         if self.request_memory_bytes < self.max_request_bytes {
             return Err(format!(
                 "request_memory_bytes: expected at least max_request_bytes ({}), got {}",

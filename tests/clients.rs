@@ -56,13 +56,28 @@ fn extensions() {
 }
 
 #[test]
+fn shared_memory() {
+    run_on("test_shared_memory.py", &EXAMPLES, &[], &|command, _| {
+        command.env("ONNXD_SHARED_MEMORY_ALLOW", "[onnxd_test_]");
+    });
+}
+
+#[test]
+fn v1() {
+    run("test_v1.py", &EXAMPLES, &[]);
+}
+
+#[test]
 fn answers() {
     run("test_answers.py", &EXAMPLES, &REAL);
 }
 
 #[test]
 fn perf_analyzer() {
-    run("test_perf_analyzer.py", &EXAMPLES, &[]);
+    run_on("test_perf_analyzer.py", &EXAMPLES, &[], &|command, _| {
+        // Whichever keys it chooses.
+        command.env("ONNXD_SHARED_MEMORY_ALLOW", "['']");
+    });
 }
 
 /// The operator test cases of the `onnx` package, each a model: what ONNX Runtime passes passes through the server, over

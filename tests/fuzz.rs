@@ -77,6 +77,11 @@ fn binary() {
 }
 
 #[test]
+fn tfs() {
+    run("tfs");
+}
+
+#[test]
 fn graph() {
     run("graph");
 }

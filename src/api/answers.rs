@@ -33,12 +33,16 @@ pub const EXTENSIONS: [&str; 7] = [
     "statistics",
 ];
 
-/// Name, version and extensions of the server.
-pub fn server_metadata() -> proto::ServerMetadataResponse {
+/// Name, version and extensions of the server, which may have shared memory.
+pub fn server_metadata(shared_memory: bool) -> proto::ServerMetadataResponse {
+    let mut extensions: Vec<String> = EXTENSIONS.map(String::from).into();
+    if shared_memory {
+        extensions.push("system_shared_memory".into());
+    }
     proto::ServerMetadataResponse {
         name: NAME.into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        extensions: EXTENSIONS.map(String::from).into(),
+        extensions,
     }
 }
 
@@ -220,20 +224,6 @@ pub fn control_target<'a>(repository: &'a str, model: &'a str) -> Result<&'a str
     }
     only_repository(repository)?;
     Ok(model)
-}
-
-/// No region of shared memory is ever registered.
-///
-/// # Errors
-/// `NotFound` where a region is named.
-pub fn no_region(name: &str) -> Result<(), Error> {
-    if name.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(
-        Code::NotFound,
-        format!("there is no region '{}': none is registered", name.escape_debug()),
-    ))
 }
 
 /// Every model with its versions, for the operator.

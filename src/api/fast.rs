@@ -9,12 +9,12 @@ use tower::ServiceExt;
 
 use super::{
     body::{self, Body, BodyLimits, Chunks},
-    coded, encoding, errors,
+    coded, compat, encoding, errors,
     gate::Gate,
     grpc,
     heads::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, HEADER_LENGTH, Heads, TIMEOUT},
     streaming::{self, Stream},
-    timed,
+    timed, v1,
 };
 use crate::{
     serving::{
@@ -51,6 +51,7 @@ pub struct Front {
 pub enum Lane {
     Grpc { body: Incoming, call: Result<Call, Error> },
     Http { body: Incoming, form: Result<Form, Error> },
+    V1(Box<v1::Ask>),
     Stream { body: Incoming, call: Result<streaming::Call, Error> },
     Router(Box<Request<Incoming>>),
 }
@@ -72,6 +73,8 @@ impl Lane {
         } else if post && let Some(target) = infer_target(path) {
             let form = target.and_then(|target| Form::of(&Heads::of(request.headers()), target));
             return Lane::Http { form, body: request.into_body() };
+        } else if post && let Some(call) = compat::call(path) {
+            return Lane::V1(Box::new(v1::Ask::of(call, request)));
         }
         Lane::Router(Box::new(request))
     }
@@ -97,6 +100,11 @@ pub async fn answer(
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(answer)
+        }
+        // Boxed, as all that is not everybody's.
+        Lane::V1(ask) => {
+            let answer = Box::pin(v1::infer(&front, *ask, caller.as_deref(), received)).await;
+            Ok(answer.unwrap_or_else(|error| http_error(&error)))
         }
         Lane::Stream { body, call } => Ok(match call.inspect_err(count_refused) {
             Ok(call) => {
@@ -283,7 +291,7 @@ async fn http_infer(
     let form = form.inspect_err(count_refused)?;
     let budget = &front.engine.budget;
     let mut charge = budget.charge();
-    let Form { target, json_length, timeout, coding, answer } = form;
+    let Form { target, json_length, plain: Plain { timeout, coding, answer } } = form;
     let body = match coding {
         Coding::Identity => body::read(body, front.limits, &mut charge).await,
         coding => Box::pin(body::read_coded(body, coding, front.limits, &mut charge)).await,
@@ -313,27 +321,35 @@ async fn http_infer(
 pub struct Form {
     target: Target,
     json_length: Option<usize>,
-    timeout: Option<Duration>,
-    /// Of the request's body, and of the answer's.
-    coding: Coding,
-    answer: Coding,
+    plain: Plain,
 }
 
-impl Form {
-    fn of(heads: &Heads<'_>, target: Target) -> Result<Form, Error> {
+/// The part of it that every call over HTTP has.
+pub struct Plain {
+    pub timeout: Option<Duration>,
+    /// Of the request's body, and of the answer's.
+    pub coding: Coding,
+    pub answer: Coding,
+}
+
+impl Plain {
+    pub fn of(heads: &Heads<'_>) -> Result<Plain, Error> {
         let coding = encoding::of_body(heads)?;
         if let Some(kind) = heads.content_type {
             accepted(kind)?;
         }
-        let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON")?;
         let timeout = number(heads.timeout, &TIMEOUT, "milliseconds")?;
-        Ok(Form {
-            target,
-            json_length: json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
-            timeout: timeout.filter(|&ms| ms > 0).map(Duration::from_millis),
-            coding,
-            answer: encoding::accepted(heads),
-        })
+        let timeout = timeout.filter(|&ms| ms > 0).map(Duration::from_millis);
+        Ok(Plain { timeout, coding, answer: encoding::accepted(heads) })
+    }
+}
+
+impl Form {
+    fn of(heads: &Heads<'_>, target: Target) -> Result<Form, Error> {
+        let plain = Plain::of(heads)?;
+        let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON")?;
+        let json_length = json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        Ok(Form { target, json_length, plain })
     }
 }
 

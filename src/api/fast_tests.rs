@@ -52,8 +52,13 @@ fn both() -> Both {
     let mut table = Table { models: base.table.load().models.clone() };
     table.models.insert("echo".into(), Arc::new(echo(&pool)));
     let table = Arc::new(ArcSwap::from_pointee(table));
-    let options =
-        EngineOptions { request_memory_bytes: 1 << 20, max_deadline: None, max_requests: 100 };
+    let options = EngineOptions {
+        request_memory_bytes: 1 << 20,
+        max_deadline: None,
+        max_requests: 100,
+        shared_memory: Default::default(),
+        max_request_bytes: 1 << 20,
+    };
     let engine = Arc::new(Engine::new(table.clone(), &options));
     let limits = BodyLimits { max_bytes: MAX_BYTES, timeout: Duration::from_secs(30) };
     let api = Api {

@@ -28,7 +28,11 @@ use crate::{
         table::{Model, State, Table, Version},
     },
     runtime::session::{Cancel, Outputs, RunError, Session},
-    serving::{caller::Caller, memory::Budget},
+    serving::{
+        caller::Caller,
+        memory::Budget,
+        regions::{RegionOptions, Regions},
+    },
     shutdown::{self, Announcer},
     telemetry::{logs::Format, stats::VersionStats},
     types::{
@@ -102,6 +106,7 @@ pub fn api() -> Api {
         calls: calls(),
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
+        regions: Arc::new(Regions::new(RegionOptions::default(), 1 << 20)),
         log_format: Format::Text,
         traced: None,
     }

@@ -76,8 +76,13 @@ fn router(port: Port) -> axum::Router {
 }
 
 fn front(auth: &Arc<Auth>) -> Arc<Front> {
-    let options =
-        EngineOptions { request_memory_bytes: 1 << 20, max_deadline: None, max_requests: 100 };
+    let options = EngineOptions {
+        request_memory_bytes: 1 << 20,
+        max_deadline: None,
+        max_requests: 100,
+        shared_memory: Default::default(),
+        max_request_bytes: 1 << 20,
+    };
     Arc::new(Front {
         engine: Arc::new(Engine::new(fixture::api().table, &options)),
         router: router(Port::Data),

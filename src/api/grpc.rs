@@ -25,11 +25,11 @@ use super::{
         self,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
-    settings,
+    regions, settings,
     state::Api,
 };
 use crate::{
-    serving::caller::Caller,
+    serving::{caller::Caller, regions::Status as Region},
     types::error::{Code, Error},
     wire,
 };
@@ -161,6 +161,11 @@ fn may_use<T>(request: &Request<T>, model: &str) -> Result<(), Error> {
     caller.map_or(Ok(()), |caller| caller.may_use(model))
 }
 
+/// The name of the caller, where callers are configured.
+fn caller<T>(request: &Request<T>) -> Option<&Arc<str>> {
+    request.extensions().get::<Arc<Caller>>().map(|caller| &caller.name)
+}
+
 fn answer<T>(result: Result<T, Error>) -> Answered<T> {
     result.map(Reply::new).map_err(|error| grpc_status(&error))
 }
@@ -251,7 +256,7 @@ impl GrpcInferenceService for Handlers {
         &self,
         _: Request<proto::ServerMetadataRequest>,
     ) -> Answered<proto::ServerMetadataResponse> {
-        answer(Ok(answers::server_metadata()))
+        answer(Ok(answers::server_metadata(self.0.regions.allowed())))
     }
 
     async fn model_metadata(
@@ -348,21 +353,26 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::SystemSharedMemoryStatusRequest>,
     ) -> Answered<proto::SystemSharedMemoryStatusResponse> {
-        let known = answers::no_region(&request.get_ref().name);
-        answer(known.map(|()| proto::SystemSharedMemoryStatusResponse::default()))
+        let known = self.0.regions.status(caller(&request), &request.get_ref().name);
+        answer(known.map(regions::message))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<proto::SystemSharedMemoryRegisterRequest>,
+        request: Request<proto::SystemSharedMemoryRegisterRequest>,
     ) -> Answered<proto::SystemSharedMemoryRegisterResponse> {
-        refuse("system shared memory")
+        let proto::SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } =
+            request.get_ref().clone();
+        let region = Region { name, key, offset, byte_size };
+        let registered = self.0.regions.register(caller(&request), region);
+        answer(registered.map(|()| proto::SystemSharedMemoryRegisterResponse {}))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<proto::SystemSharedMemoryUnregisterRequest>,
+        request: Request<proto::SystemSharedMemoryUnregisterRequest>,
     ) -> Answered<proto::SystemSharedMemoryUnregisterResponse> {
+        self.0.regions.unregister(caller(&request), &request.get_ref().name);
         answer(Ok(proto::SystemSharedMemoryUnregisterResponse {}))
     }
 
@@ -370,7 +380,7 @@ impl GrpcInferenceService for Handlers {
         &self,
         request: Request<proto::CudaSharedMemoryStatusRequest>,
     ) -> Answered<proto::CudaSharedMemoryStatusResponse> {
-        let known = answers::no_region(&request.get_ref().name);
+        let known = regions::no_region(&request.get_ref().name);
         answer(known.map(|()| proto::CudaSharedMemoryStatusResponse::default()))
     }
 

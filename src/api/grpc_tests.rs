@@ -258,6 +258,7 @@ impl Infer for Echo {
                 version: version.label.clone(),
                 id: format!("{timeout:?}").into(),
                 outputs: SmallVec::from_iter([OutputTensor { index: 0, binary: true, tensor }]),
+                regions: None,
                 signature: version.signature.clone(),
             })
         })

@@ -9,10 +9,10 @@ use axum::{
     http::{Method, Response, StatusCode, Uri, request::Parts},
     middleware,
     response::IntoResponse,
-    routing::{get, post},
+    routing::post,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
@@ -24,13 +24,14 @@ use super::{
     errors::{Failure, http_response, not_here},
     grpc, health,
     openapi::{MODEL, Routes, VERSION, of_model, with_document},
-    proto, reflection,
+    proto, reflection, regions,
     schema::{
         Binary, BodyErrors, ControlErrors, InferErrors, InferRequest, InferResponse, ModelErrors,
         example_request,
     },
     settings,
     state::Api,
+    v1,
 };
 use crate::{
     repository::config::ModelConfig,
@@ -47,8 +48,9 @@ pub fn router(api: Arc<Api>) -> Router {
             .merge(health())
             .merge(repository())
             .merge(models())
-            .merge(extensions())
+            .merge(regions::routes())
             .merge(settings::routes())
+            .merge(v1::routes())
             .routes(routes!(alive))
             .routes(routes!(server_metadata))
             .merge(grpc::routes(grpc::PREFIX, grpc::service(api.clone())).into())
@@ -104,23 +106,6 @@ fn models() -> Routes {
     routes
 }
 
-/// Shared memory, which clients ask about without being asked: nothing is registered, and nothing can be.
-fn extensions() -> Routes {
-    let mut router = Routes::new();
-    for kind in ["systemsharedmemory", "cudasharedmemory"] {
-        router = router
-            .route(&format!("/v2/{kind}/status"), get(async || Json(json!([]))))
-            .route(&format!("/v2/{kind}/region/{{region}}/status"), get(region_status))
-            .route(
-                &format!("/v2/{kind}/region/{{region}}/register"),
-                post(async || absent("shared memory")),
-            )
-            .route(&format!("/v2/{kind}/region/{{region}}/unregister"), post(unregister))
-            .route(&format!("/v2/{kind}/unregister"), post(unregister));
-    }
-    router
-}
-
 /// The model, and the version where there is one, of a request's path, percent-decoded.
 pub struct Target {
     pub model: String,
@@ -170,8 +155,8 @@ struct Alive {
 /// Name, version and extensions of the server
 #[utoipa::path(get, path = "/v2", tag = "server",
     responses((status = 200, body = proto::ServerMetadataResponse)))]
-async fn server_metadata() -> Json<proto::ServerMetadataResponse> {
-    Json(answers::server_metadata())
+async fn server_metadata(State(api): State<Arc<Api>>) -> Json<proto::ServerMetadataResponse> {
+    Json(answers::server_metadata(api.regions.allowed()))
 }
 
 /// Clients of Triton read the status, those of KServe the body.
@@ -369,19 +354,6 @@ async fn control(api: &Arc<Api>, verb: Verb, model: &str, request: Request) -> R
 
 async fn named_repository() -> Response<Body> {
     absent("choosing a repository by its name")
-}
-
-async fn region_status(
-    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
-) -> Outcome {
-    let Path(region) = path.map_err(|_| Error::invalid("the region's name is no UTF-8"))?;
-    answers::no_region(&region)?;
-    Ok(Json(json!([])).into_response())
-}
-
-/// Succeeds: what is to be forgotten was never known. perf_analyzer calls this at its start and end.
-async fn unregister() -> StatusCode {
-    StatusCode::OK
 }
 
 async fn unknown_path(request: Request) -> Response<Body> {

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod body;
 pub mod codec;
 pub mod coded;
+pub mod compat;
 pub mod connection;
 pub mod control;
 pub mod encoding;
@@ -30,6 +31,7 @@ pub mod patience;
 pub mod peer;
 pub mod proto;
 pub mod reflection;
+pub mod regions;
 pub mod schema;
 pub mod seldom;
 pub mod settings;
@@ -40,6 +42,7 @@ pub mod streaming;
 pub mod timed;
 pub mod tls;
 pub mod tls_probe;
+pub mod v1;
 
 #[cfg(test)]
 mod fixture;

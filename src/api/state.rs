@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::body::BodyLimits;
 use crate::{
     repository::{calls::Control, table::SharedTable},
-    serving::{caller::Caller, engine::Engine, memory::Budget},
+    serving::{caller::Caller, engine::Engine, memory::Budget, regions::Regions},
     shutdown::{self, Phase},
     telemetry::{clock::now, logs::Format},
     types::{
@@ -61,6 +61,8 @@ pub struct Api {
     pub limits: BodyLimits,
     /// What bodies are charged to.
     pub budget: Arc<Budget>,
+    /// What clients registered of shared memory.
+    pub regions: Arc<Regions>,
     /// How the log's lines look, for the settings of the logging extension.
     pub log_format: Format,
     /// The share of requests that get a span, for those of the trace extension; `None`: there are no spans.

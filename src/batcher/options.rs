@@ -89,6 +89,9 @@ pub struct BatchOptions {
     pub mode: Mode,
     /// Rows a batch may hold. 64 bounds the memory of a run and the wait of the first in line.
     pub max_batch_size: usize,
+    /// Rows at which a batch is full before it has `max_batch_size` (Triton's `preferred_batch_size`, the largest): it waits for
+    /// no more company, and a run takes no more. 0: only `max_batch_size` counts.
+    pub preferred_batch_size: usize,
     /// Microseconds a batch may wait for company. 0: a free executor takes what waits.
     pub max_queue_delay_us: u64,
     /// Requests that may wait; one more is refused (429).
@@ -153,6 +156,7 @@ impl Default for BatchOptions {
         BatchOptions {
             mode: Mode::Auto,
             max_batch_size: 64,
+            preferred_batch_size: 0,
             max_queue_delay_us: 0,
             max_queue_requests: 1024,
             max_queue_bytes: 256 << 20,
@@ -166,6 +170,14 @@ impl Default for BatchOptions {
 }
 
 impl BatchOptions {
+    /// Rows that a run takes of what waits.
+    pub fn rows(&self) -> usize {
+        match self.preferred_batch_size {
+            0 => self.max_batch_size,
+            preferred => preferred.min(self.max_batch_size),
+        }
+    }
+
     pub fn max_queue_delay(&self) -> Duration {
         Duration::from_micros(self.max_queue_delay_us)
     }

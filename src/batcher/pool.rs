@@ -109,7 +109,7 @@ impl Pool {
         let target = Duration::from_millis(options.latency_target_ms);
         let config = QueueConfig {
             limits: Limits {
-                max_batch_rows: options.max_batch_size,
+                max_batch_rows: options.rows(),
                 max_delay: options.max_queue_delay(),
                 max_requests: options.max_queue_requests,
                 max_bytes: options.max_queue_bytes,

@@ -140,7 +140,7 @@ impl Turn {
             g.bucket == waiting.bucket
                 && served.gather
                 && Arc::ptr_eq(&g.served, served)
-                && g.rows + waiting.rows <= served.turn_rows.min(served.options.max_batch_size)
+                && g.rows + waiting.rows <= served.turn_rows.min(served.options.rows())
         };
         // Why a further row is cheaper than a run of its own: only what a batch adds is charged.
         match self.groups.iter_mut().find(|g| joins(g)) {

@@ -6,6 +6,7 @@ pub mod calls;
 mod candidate;
 pub mod check;
 pub mod config;
+pub mod declared;
 pub mod entry;
 pub mod explain;
 mod eyes;
@@ -20,6 +21,7 @@ pub mod manifest;
 pub mod measured;
 pub mod options;
 mod padded;
+pub mod pbtxt;
 mod print;
 pub mod priority;
 pub mod residency;
@@ -28,6 +30,7 @@ pub mod settle;
 pub mod store;
 mod sweeper;
 pub mod table;
+pub mod triton;
 mod wrapped;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a person can set about a model (`model.yaml`) and about the repository (the server's configuration).
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::lifecycle_options::LifecycleOptions;
+use super::{declared::Declared, lifecycle_options::LifecycleOptions};
 use crate::{
     batcher::options::BatchOptions,
     cache::options::CacheOptions,
@@ -218,6 +218,11 @@ pub struct ModelOptions {
     pub batch_axis: BatchAxis,
     /// Names of the classes, by output, in place of those in the graph's metadata.
     pub labels: BTreeMap<String, Vec<String>>,
+    /// Names of versions, for TensorFlow Serving's `/v1/models/NAME/labels/LABEL`. Default: none.
+    pub version_labels: BTreeMap<String, u64>,
+    /// What else stands in config.pbtxt, where that is what was read.
+    #[serde(skip)]
+    pub declared: Option<Arc<Declared>>,
 }
 
 impl Default for ModelOptions {
@@ -240,6 +245,8 @@ impl From<&Defaults> for ModelOptions {
             allow_signature_change: false,
             batch_axis: BatchAxis::Auto,
             labels: BTreeMap::new(),
+            version_labels: BTreeMap::new(),
+            declared: None,
         }
     }
 }

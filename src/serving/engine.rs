@@ -18,6 +18,7 @@ use super::{
     caller::Caller,
     classify::classify,
     memory::Budget,
+    regions::{Outgoing, RegionOptions, Regions},
 };
 use crate::{
     batcher::{
@@ -33,7 +34,7 @@ use crate::{
     telemetry::{clock::now, registry::registry, request, stats::Spans},
     types::{
         error::{Code, Error},
-        request::{InferRequest, InferResponse, OutputTensor},
+        request::{InferRequest, InferResponse, OutputTensor, Regions as Places},
         tensor::{Dims, Tensor},
         text::Text,
         time::Tick,
@@ -53,6 +54,10 @@ pub struct EngineOptions {
     pub max_deadline: Option<Duration>,
     /// Requests under way at once; one more is refused.
     pub max_requests: usize,
+    /// Regions of shared memory that clients may register.
+    pub shared_memory: RegionOptions,
+    /// Bytes that one request may have, and a tensor in shared memory.
+    pub max_request_bytes: usize,
 }
 
 /// Serves requests of both protocols.
@@ -61,6 +66,7 @@ pub struct Engine {
     pub budget: Arc<Budget>,
     /// Where there is a budget for models: has those loaded that are out of memory.
     demand: Option<Control>,
+    pub regions: Arc<Regions>,
     max_deadline: Option<Duration>,
     max_requests: usize,
     under_way: AtomicUsize,
@@ -72,6 +78,10 @@ impl Engine {
             table,
             budget: Budget::new(options.request_memory_bytes),
             demand: None,
+            regions: Arc::new(Regions::new(
+                options.shared_memory.clone(),
+                options.max_request_bytes,
+            )),
             max_deadline: options.max_deadline,
             max_requests: options.max_requests,
             under_way: AtomicUsize::new(0),
@@ -176,7 +186,7 @@ impl Engine {
     fn submit(
         &self,
         passage: &Passage,
-        request: InferRequest,
+        mut request: InferRequest,
         timeout: Option<Duration>,
         caller: Option<&Caller>,
     ) -> Result<Submitted, Error> {
@@ -189,6 +199,10 @@ impl Engine {
         let usual = version.served.options.default_priority;
         let priority = admission::priority(&request, usual, cap)?;
         let id = request.id.clone();
+        let outgoing = match request.regions.take() {
+            None => None,
+            Some(places) => self.gather(&mut request, places, caller)?,
+        };
         let bypassed = version.cache.is_some() && Cached::bypassed(&request)?;
         let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
         let Bound { inputs, rows, bytes, bucket, wanted } = bound;
@@ -204,7 +218,20 @@ impl Engine {
         if bypassed {
             version.stats.bypassed();
         }
-        Ok(Submitted { answering, deadline, id, wanted, rows })
+        Ok(Submitted { answering, deadline, id, wanted, rows, outgoing })
+    }
+
+    /// Fetches what lies in shared memory, and keeps what is to go there.
+    #[cold]
+    fn gather(
+        &self,
+        request: &mut InferRequest,
+        places: Box<Places>,
+        caller: Option<&Caller>,
+    ) -> Result<Option<Box<Outgoing>>, Error> {
+        let caller = caller.map(|caller| &caller.name);
+        let outgoing = self.regions.gather(caller, request, places, &self.budget)?;
+        Ok(outgoing.map(Box::new))
     }
 
     /// Counts the request in, or refuses it.
@@ -281,6 +308,8 @@ pub struct Submitted {
     id: Text,
     wanted: Wanted,
     rows: usize,
+    /// Outputs that are to go into shared memory.
+    outgoing: Option<Box<Outgoing>>,
 }
 
 impl Pending<'_> {
@@ -290,7 +319,7 @@ impl Pending<'_> {
             Pending::Submitted { passage, submitted } => (passage, submitted),
             Pending::Absent(absent) => return absent.answer().await,
         };
-        let Submitted { answering, deadline, id, wanted, rows } = submitted;
+        let Submitted { answering, deadline, id, wanted, rows, outgoing } = submitted;
         let kept = answering.lookup();
         let reply = match deadline.filter(|_| !answering.prompt()) {
             None => Ok(answering.await),
@@ -300,6 +329,9 @@ impl Pending<'_> {
         };
         let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
         let answer = answer.and_then(|(mut response, spent)| {
+            if let Some(outgoing) = outgoing {
+                outgoing.scatter(&mut response)?;
+            }
             passage.engine.budget.outputs(&mut response)?;
             Ok((response, spent))
         });
@@ -345,6 +377,7 @@ fn respond(
         version: version.label.clone(),
         id,
         outputs,
+        regions: None,
         signature: version.signature.clone(),
     };
     Ok((response, reply.spent))

@@ -7,3 +7,4 @@ pub mod classify;
 pub mod engine;
 pub mod memory;
 pub mod quota;
+pub mod regions;

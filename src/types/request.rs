@@ -37,9 +37,30 @@ pub struct InferRequest {
     pub outputs: SmallVec<[RequestedOutput; 2]>,
     /// HTTP's `binary_data_output`: the default for outputs that do not say.
     pub binary_output: bool,
+    /// Tensors that lie in shared memory, or are to go there; their inputs have no data here.
+    pub regions: Option<Box<Regions>>,
     /// HTTP's raw binary request (`Inference-Header-Content-Length: 0`): `inputs` holds one tensor without name,
     /// datatype or shape, which the signature decides.
     pub raw_binary: bool,
+}
+
+/// A part of a region of shared memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The region's, as it was registered.
+    pub name: Text,
+    /// Bytes from the region's beginning.
+    pub offset: u64,
+    pub byte_size: u64,
+}
+
+/// Where tensors of a request lie that are not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Regions {
+    /// By place in the request's `inputs`.
+    pub inputs: Vec<(usize, Region)>,
+    /// By the output's name.
+    pub outputs: Vec<(Text, Region)>,
 }
 
 /// One input as sent.
@@ -72,6 +93,8 @@ pub struct InferResponse {
     pub version: Arc<str>,
     pub id: Text,
     pub outputs: SmallVec<[OutputTensor; 2]>,
+    /// Outputs that went into shared memory, by their place in `outputs`; they have no data here.
+    pub regions: Option<Box<Vec<(usize, Region)>>>,
     /// Where outputs get their names: `OutputTensor::index` points into `signature.outputs`.
     pub signature: Arc<Signature>,
 }
@@ -87,6 +110,12 @@ pub struct OutputTensor {
 }
 
 impl InferResponse {
+    /// Where output `index` went, if it is in shared memory.
+    pub fn region(&self, index: usize) -> Option<&Region> {
+        let regions = self.regions.as_ref()?;
+        regions.iter().find(|(at, _)| *at == index).map(|(_, region)| region)
+    }
+
     pub fn output_name(&self, output: &OutputTensor) -> &str {
         &self.signature.outputs[output.index].name
     }

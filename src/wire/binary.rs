@@ -21,7 +21,7 @@ use crate::types::{
 /// name, datatype or shape (`raw_binary`).
 ///
 /// # Errors
-/// `InvalidArgument` for what is no such request, `Unimplemented` where an input or output lies in shared memory.
+/// `InvalidArgument` for what is no such request.
 pub fn decode_request(body: &Bytes, json_len: usize) -> Result<InferRequest, Error> {
     if json_len == 0 {
         return Ok(raw(body));

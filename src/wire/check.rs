@@ -79,15 +79,6 @@ pub fn wrong_count(input: &str, dims: &[i64], expected: usize, got: usize) -> Er
     ))
 }
 
-/// The error for a parameter that points into shared memory, which this server does not map.
-#[cold]
-pub fn shared_memory(of: fmt::Arguments<'_>) -> Error {
-    Error::new(
-        crate::types::error::Code::Unimplemented,
-        format!("{of}: shared memory is not supported"),
-    )
-}
-
 /// Holds the bytes of an input against its shape and datatype: their number, 0 or 1 for BOOL, the framing for BYTES.
 pub fn data(input: &str, datatype: Datatype, dims: &[i64], data: &[u8]) -> Result<(), Error> {
     let count = elements(input, dims)?;

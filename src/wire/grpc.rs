@@ -10,11 +10,14 @@ use super::{
     chunks::{Cuts, Inline, weave},
     grpc_contents::Contents,
     protobuf::{Reader, Wire, malformed, varint_len, wrong_wire},
+    region::{self, BYTE_SIZE, OFFSET, Placing, REGION},
     stream::FINAL,
 };
 use crate::types::{
     error::{Code, Error},
-    request::{InferRequest, InferResponse, InputTensor, OutputTensor, Parameter, RequestedOutput},
+    request::{
+        InferRequest, InferResponse, InputTensor, OutputTensor, Parameter, Region, RequestedOutput,
+    },
     tensor::Dims,
     text::Text,
 };
@@ -22,7 +25,7 @@ use crate::types::{
 /// Decodes a ModelInferRequest. Every input's bytes fit its shape and datatype; nothing is held against a signature.
 ///
 /// # Errors
-/// `InvalidArgument` for what is no such message, `Unimplemented` where an input or output lies in shared memory.
+/// `InvalidArgument` for what is no such message.
 pub fn decode_request(message: &Bytes) -> Result<InferRequest, Error> {
     let mut request = InferRequest { binary_output: true, ..InferRequest::default() };
     let mut raw: SmallVec<[Range<usize>; 4]> = SmallVec::new();
@@ -41,16 +44,24 @@ pub fn decode_request(message: &Bytes) -> Result<InferRequest, Error> {
             (5, Wire::Len) => {
                 let index = request.inputs.len();
                 check::room(index, MAX_TENSORS, "inputs")?;
-                let (input, is_typed) = input(message, reader.range()?, index)?;
+                let (input, is_typed, region) = input(message, reader.range()?, index)?;
                 if is_typed {
                     typed = Some(index);
+                }
+                if let Some(region) = region {
+                    request.regions.get_or_insert_default().inputs.push((index, region));
                 }
                 request.inputs.push(input);
             }
             (6, Wire::Len) => {
                 let index = request.outputs.len();
                 check::room(index, MAX_TENSORS, "outputs")?;
-                request.outputs.push(requested_output(message, reader.range()?, index)?);
+                let (output, region) = requested_output(message, reader.range()?, index)?;
+                if let Some(region) = region {
+                    let named = (output.name.clone(), region);
+                    request.regions.get_or_insert_default().outputs.push(named);
+                }
+                request.outputs.push(output);
             }
             (7, Wire::Len) => {
                 check::room(raw.len(), MAX_TENSORS, "raw_input_contents")?;
@@ -78,16 +89,22 @@ fn attach(
                 Shown(&input.name)
             )));
         }
-        if raw.len() != request.inputs.len() {
+        let shared = request.regions.as_ref().map_or(0, |regions| regions.inputs.len());
+        let own = request.inputs.len().saturating_sub(shared);
+        if raw.len() != own {
             return Err(Error::invalid(format!(
-                "raw_input_contents has {} entries, expected one for each of the {} inputs",
+                "raw_input_contents has {} entries, expected one for each of the {own} inputs",
                 raw.len(),
-                request.inputs.len()
             )));
         }
     }
+    let mut raw = raw.iter();
+    let mut shared = request.regions.iter().flat_map(|regions| &regions.inputs).peekable();
     for (index, input) in request.inputs.iter_mut().enumerate() {
-        match raw.get(index) {
+        if shared.next_if(|(at, _)| *at == index).is_some() {
+            continue;
+        }
+        match raw.next() {
             Some(range) => input.data = message.slice(range.clone()),
             None if input.data.is_empty() && check::elements(&input.name, &input.dims)? > 0 => {
                 return Err(Error::invalid(format!(
@@ -108,12 +125,17 @@ fn text(message: &Bytes, range: Range<usize>, what: &str) -> Result<Text, Error>
         .ok_or_else(|| malformed(at, &format!("{what} is not UTF-8")))
 }
 
-/// An input without its raw contents, and whether it has typed ones.
-fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTensor, bool), Error> {
+/// An input without its raw contents, whether it has typed ones, and where it lies in shared memory.
+fn input(
+    message: &Bytes,
+    range: Range<usize>,
+    index: usize,
+) -> Result<(InputTensor, bool, Option<Region>), Error> {
     let mut reader = Reader::part(message, range.clone());
     let (mut name, mut datatype) = (Text::default(), Text::default());
     let mut dims = Dims::new();
     let mut has_contents = false;
+    let mut placing = Placing::default();
     while let Some((field, wire)) = reader.field()? {
         match (field, wire) {
             (1, Wire::Len) => name = text(message, reader.range()?, "an input's name")?,
@@ -126,9 +148,9 @@ fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTen
             }
             (3, Wire::Varint) => dimension(&mut dims, &mut reader)?,
             (4, Wire::Len) => {
-                let (key, _) = parameter(message, reader.range()?)?;
-                if &*key == "shared_memory_region" {
-                    return Err(check::shared_memory(format_args!("inputs[{index}]")));
+                let (key, value) = parameter(message, reader.range()?)?;
+                if Placing::knows(&key) {
+                    placing.take(&key, value, format_args!("inputs[{index}]"))?;
                 }
             }
             (5, Wire::Len) => {
@@ -156,7 +178,11 @@ fn input(message: &Bytes, range: Range<usize>, index: usize) -> Result<(InputTen
         None
     };
     let typed = data.is_some();
-    Ok((InputTensor { name, datatype, dims, data: data.unwrap_or_default() }, typed))
+    let region = placing.finish(format_args!("inputs[{index}]"))?;
+    if typed && region.is_some() {
+        return Err(region::both(&name, "typed contents"));
+    }
+    Ok((InputTensor { name, datatype, dims, data: data.unwrap_or_default() }, typed, region))
 }
 
 /// Keeps one dimension more than there may be: the error waits for the input's name, which may come later.
@@ -172,17 +198,18 @@ fn requested_output(
     message: &Bytes,
     range: Range<usize>,
     index: usize,
-) -> Result<RequestedOutput, Error> {
+) -> Result<(RequestedOutput, Option<Region>), Error> {
     let mut reader = Reader::part(message, range);
     let mut output = RequestedOutput::default();
+    let mut placing = Placing::default();
     while let Some((field, wire)) = reader.field()? {
         match (field, wire) {
             (1, Wire::Len) => output.name = text(message, reader.range()?, "an output's name")?,
             (2, Wire::Len) => {
                 let (key, value) = parameter(message, reader.range()?)?;
                 match &*key {
-                    "shared_memory_region" => {
-                        return Err(check::shared_memory(format_args!("outputs[{index}]")));
+                    key if Placing::knows(key) => {
+                        placing.take(key, value, format_args!("outputs[{index}]"))?;
                     }
                     "classification" => output.classification = classification(&value, index)?,
                     _ => {}
@@ -195,7 +222,11 @@ fn requested_output(
         }
     }
     check::named(&output.name, format_args!("outputs[{index}]"))?;
-    Ok(output)
+    let region = placing.finish(format_args!("outputs[{index}]"))?;
+    if region.is_some() && output.classification > 0 {
+        return Err(region::classes(format_args!("outputs[{index}]")));
+    }
+    Ok((output, region))
 }
 
 fn classification(value: &Parameter, index: usize) -> Result<u32, Error> {
@@ -304,9 +335,9 @@ pub(super) fn encode(
         string_len(&response.model) + string_len(&response.version) + string_len(&response.id);
     let mut apart = 0;
     let mut inline = Inline::default();
-    for output in &response.outputs {
+    for (index, output) in response.outputs.iter().enumerate() {
         let data = output.tensor.data.len();
-        len += delimited_len(output_len(response, output)) + delimited_len(data);
+        len += delimited_len(output_len(response, index, output)) + delimited_len(data);
         if !inline.takes(data) {
             apart += data;
         }
@@ -327,8 +358,8 @@ pub(super) fn encode(
     if streamed {
         head.put_slice(FINAL);
     }
-    for output in &response.outputs {
-        put_output(head, response, output);
+    for (index, output) in response.outputs.iter().enumerate() {
+        put_output(head, response, index, output);
     }
     let mut cuts = Cuts::new();
     let mut inline = Inline::default();
@@ -369,15 +400,43 @@ fn shape_len(output: &OutputTensor) -> usize {
     output.tensor.dims.iter().map(|d| varint_len(*d as u64)).sum()
 }
 
-fn output_len(response: &InferResponse, output: &OutputTensor) -> usize {
+/// The parameters that say where an output went in shared memory: entries of a `map<string, InferParameter>`.
+#[cold]
+fn placed(region: &Region) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    let mut number = |key: &str, value: u64| {
+        // Field 2 of InferParameter is int64_param.
+        let inner = 1 + varint_len(value);
+        put_len(&mut out, 4, delimited_len(key.len()) + delimited_len(inner));
+        put_string(&mut out, 1, key);
+        put_len(&mut out, 2, inner);
+        out.put_u8(2 << 3);
+        put_varint(&mut out, value);
+    };
+    number(BYTE_SIZE, region.byte_size);
+    if region.offset > 0 {
+        number(OFFSET, region.offset);
+    }
+    // Field 3 is string_param.
+    let inner = string_len(&region.name);
+    put_len(&mut out, 4, delimited_len(REGION.len()) + delimited_len(inner));
+    put_string(&mut out, 1, REGION);
+    put_len(&mut out, 2, inner);
+    put_string(&mut out, 3, &region.name);
+    out.to_vec()
+}
+
+fn output_len(response: &InferResponse, index: usize, output: &OutputTensor) -> usize {
+    let placed = response.region(index).map_or(0, |region| placed(region).len());
     let shape = shape_len(output);
     string_len(response.output_name(output))
         + string_len(output.tensor.datatype.name())
         + if shape == 0 { 0 } else { delimited_len(shape) }
+        + placed
 }
 
-fn put_output(head: &mut BytesMut, response: &InferResponse, output: &OutputTensor) {
-    put_len(head, 5, output_len(response, output));
+fn put_output(head: &mut BytesMut, response: &InferResponse, index: usize, output: &OutputTensor) {
+    put_len(head, 5, output_len(response, index, output));
     put_string(head, 1, response.output_name(output));
     put_string(head, 2, output.tensor.datatype.name());
     let shape = shape_len(output);
@@ -386,6 +445,9 @@ fn put_output(head: &mut BytesMut, response: &InferResponse, output: &OutputTens
         for dim in &output.tensor.dims {
             put_varint(head, *dim as u64);
         }
+    }
+    if let Some(region) = response.region(index) {
+        head.put_slice(&placed(region));
     }
 }
 

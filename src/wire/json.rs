@@ -10,11 +10,12 @@ use super::{
     json_data::Data,
     json_read::{Cursor, Seen, twice},
     json_write, numbers,
+    region::{self, Placing},
 };
 use crate::types::{
     datatype::Datatype,
     error::Error,
-    request::{InferRequest, InferResponse, InputTensor, Parameter, RequestedOutput},
+    request::{InferRequest, InferResponse, InputTensor, Parameter, Region, RequestedOutput},
     tensor::Dims,
     text::Text,
 };
@@ -22,7 +23,7 @@ use crate::types::{
 /// Decodes an inference request that is JSON as a whole. Model and version stay empty: they come from the path.
 ///
 /// # Errors
-/// `InvalidArgument` for what is no such request, `Unimplemented` where an input or output lies in shared memory.
+/// `InvalidArgument` for what is no such request.
 pub fn decode_request(body: &Bytes) -> Result<InferRequest, Error> {
     let (request, sizes) = read(body)?;
     match sizes.iter().position(Option::is_some) {
@@ -73,9 +74,12 @@ pub(super) fn read(body: &Bytes) -> Result<(InferRequest, Sizes), Error> {
             c.array(format_args!("'inputs'"), |c| {
                 let index = request.inputs.len();
                 check::room(index, MAX_TENSORS, "inputs")?;
-                let (input, size) = input(c, index)?;
+                let (input, size, region) = input(c, index)?;
                 request.inputs.push(input);
                 sizes.push(size);
+                if let Some(region) = region {
+                    request.regions.get_or_insert_default().inputs.push((index, region));
+                }
                 Ok(())
             })
         }
@@ -87,7 +91,12 @@ pub(super) fn read(body: &Bytes) -> Result<(InferRequest, Sizes), Error> {
             c.array(format_args!("'outputs'"), |c| {
                 let index = request.outputs.len();
                 check::room(index, MAX_TENSORS, "outputs")?;
-                request.outputs.push(output(c, index)?);
+                let (output, region) = output(c, index)?;
+                if let Some(region) = region {
+                    let named = (output.name.clone(), region);
+                    request.regions.get_or_insert_default().outputs.push(named);
+                }
+                request.outputs.push(output);
                 Ok(())
             })
         }
@@ -170,9 +179,13 @@ struct Draft {
     /// Where the data lies, when it came before what it takes to read it.
     later: Option<Range<usize>>,
     binary_size: Option<usize>,
+    region: Option<Region>,
 }
 
-fn input(c: &mut Cursor<'_>, index: usize) -> Result<(InputTensor, Option<usize>), Error> {
+/// An input, how many bytes of binary data it has, and where it lies in shared memory.
+type Input = (InputTensor, Option<usize>, Option<Region>);
+
+fn input(c: &mut Cursor<'_>, index: usize) -> Result<Input, Error> {
     let mut draft = Draft::default();
     let mut seen = Seen::default();
     let mut datatype = None;
@@ -199,7 +212,7 @@ fn input(c: &mut Cursor<'_>, index: usize) -> Result<(InputTensor, Option<usize>
             if c.literal("null") {
                 return Ok(());
             }
-            draft.binary_size = input_parameters(c, index)?;
+            (draft.binary_size, draft.region) = input_parameters(c, index)?;
             Ok(())
         }
         "data" => {
@@ -221,7 +234,7 @@ impl Draft {
         };
         let datatype = check::datatype(name, datatype)?;
         *known = Some(datatype);
-        self.data = Some(Data { name, datatype, dims }.read(c)?);
+        self.data = Some(Data { name, datatype, dims, base64: false }.read(c)?);
         Ok(())
     }
 
@@ -230,7 +243,7 @@ impl Draft {
         c: &mut Cursor<'_>,
         index: usize,
         known: Option<Datatype>,
-    ) -> Result<(InputTensor, Option<usize>), Error> {
+    ) -> Result<Input, Error> {
         let Some(name) = self.name else {
             return Err(Error::invalid(format!("inputs[{index}] has no 'name'")));
         };
@@ -246,12 +259,18 @@ impl Draft {
                 Shown(&name)
             )));
         }
+        if self.region.is_some() && (self.data.is_some() || self.later.is_some()) {
+            return Err(region::both(&name, "'data'"));
+        }
+        if self.region.is_some() && self.binary_size.is_some() {
+            return Err(region::both(&name, "'binary_data_size'"));
+        }
         let data = match (self.data, self.later) {
             (Some(data), _) => data,
             (None, Some(span)) => {
                 let back = c.at();
                 c.move_to(span.start);
-                let data = Data { name: &name, datatype, dims: &dims }.read(c)?;
+                let data = Data { name: &name, datatype, dims: &dims, base64: false }.read(c)?;
                 c.peek();
                 if c.at() != span.end {
                     return Err(c.malformed("',' or '}'"));
@@ -259,10 +278,10 @@ impl Draft {
                 c.move_to(back);
                 data
             }
-            (None, None) if self.binary_size.is_some() => Bytes::new(),
+            (None, None) if self.binary_size.is_some() || self.region.is_some() => Bytes::new(),
             (None, None) => return Err(missing(&name, "data")),
         };
-        Ok((InputTensor { name, datatype, dims, data }, self.binary_size))
+        Ok((InputTensor { name, datatype, dims, data }, self.binary_size, self.region))
     }
 }
 
@@ -295,9 +314,13 @@ fn shape(c: &mut Cursor<'_>, index: usize) -> Result<Dims, Error> {
     Ok(dims)
 }
 
-/// An input's `binary_data_size`; other parameters are checked as JSON and ignored.
-fn input_parameters(c: &mut Cursor<'_>, index: usize) -> Result<Option<usize>, Error> {
+/// An input's `binary_data_size`, and its place in shared memory; other parameters are checked as JSON and ignored.
+fn input_parameters(
+    c: &mut Cursor<'_>,
+    index: usize,
+) -> Result<(Option<usize>, Option<Region>), Error> {
     let mut size = None;
+    let mut placing = Placing::default();
     let mut seen = Seen::default();
     c.object(format_args!("inputs[{index}], 'parameters'"), |c, key| match &*key {
         "binary_data_size" => {
@@ -308,10 +331,13 @@ fn input_parameters(c: &mut Cursor<'_>, index: usize) -> Result<Option<usize>, E
             size = Some(usize::try_from(value).unwrap_or(usize::MAX));
             Ok(())
         }
-        "shared_memory_region" => Err(check::shared_memory(format_args!("inputs[{index}]"))),
+        key if Placing::knows(key) => {
+            let value = parameter(c, key)?;
+            placing.take(key, value, format_args!("inputs[{index}]"))
+        }
         _ => c.skip(),
     })?;
-    Ok(size)
+    Ok((size, placing.finish(format_args!("inputs[{index}]"))?))
 }
 
 /// An integer that is not negative.
@@ -327,8 +353,9 @@ fn count(c: &mut Cursor<'_>, of: std::fmt::Arguments<'_>) -> Result<u64, Error> 
     Ok(value)
 }
 
-fn output(c: &mut Cursor<'_>, index: usize) -> Result<RequestedOutput, Error> {
+fn output(c: &mut Cursor<'_>, index: usize) -> Result<(RequestedOutput, Option<Region>), Error> {
     let mut output = RequestedOutput::default();
+    let mut region = None;
     let mut seen = Seen::default();
     c.object(format_args!("outputs[{index}]"), |c, key| match &*key {
         "name" => {
@@ -338,20 +365,24 @@ fn output(c: &mut Cursor<'_>, index: usize) -> Result<RequestedOutput, Error> {
         }
         "parameters" => {
             seen.once(1, &key, c.at())?;
-            if c.literal("null") { Ok(()) } else { output_parameters(c, index, &mut output) }
+            if !c.literal("null") {
+                region = output_parameters(c, index, &mut output)?;
+            }
+            Ok(())
         }
         _ => c.skip(),
     })?;
     check::named(&output.name, format_args!("outputs[{index}]"))?;
-    Ok(output)
+    Ok((output, region))
 }
 
 fn output_parameters(
     c: &mut Cursor<'_>,
     index: usize,
     output: &mut RequestedOutput,
-) -> Result<(), Error> {
+) -> Result<Option<Region>, Error> {
     let mut seen = Seen::default();
+    let mut placing = Placing::default();
     c.object(format_args!("outputs[{index}], 'parameters'"), |c, key| match &*key {
         "binary_data" => {
             seen.once(0, &key, c.at())?;
@@ -375,7 +406,17 @@ fn output_parameters(
             })?;
             Ok(())
         }
-        "shared_memory_region" => Err(check::shared_memory(format_args!("outputs[{index}]"))),
+        key if Placing::knows(key) => {
+            let value = parameter(c, key)?;
+            placing.take(key, value, format_args!("outputs[{index}]"))
+        }
         _ => c.skip(),
-    })
+    })?;
+    let region = placing.finish(format_args!("outputs[{index}]"))?;
+    match region {
+        Some(_) if output.classification > 0 => {
+            Err(region::classes(format_args!("outputs[{index}]")))
+        }
+        region => Ok(region),
+    }
 }

@@ -1,5 +1,6 @@
 //! The `data` of a JSON input, read straight into the little-endian bytes of its tensor.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -15,6 +16,8 @@ pub struct Data<'a> {
     pub name: &'a str,
     pub datatype: Datatype,
     pub dims: &'a [i64],
+    /// An element of BYTES may also be `{"b64": …}`.
+    pub base64: bool,
 }
 
 /// What became of one element.
@@ -64,6 +67,7 @@ struct Strings {
     out: Vec<u8>,
     len: usize,
     limit: usize,
+    base64: bool,
 }
 
 impl Sink for Strings {
@@ -73,6 +77,9 @@ impl Sink for Strings {
         }
         // Counted whatever becomes of it, as `Fixed` does.
         self.len += 1;
+        if self.base64 && bytes.get(at) == Some(&b'{') {
+            return self.encoded(bytes, at);
+        }
         if bytes.get(at) != Some(&b'"') {
             return Put::Wrong;
         }
@@ -88,16 +95,64 @@ impl Sink for Strings {
         } else if unescape(raw, &mut self.out).is_err() {
             return Put::Wrong;
         }
-        let Ok(len) = u32::try_from(self.out.len() - start - 4) else { return Put::Wrong };
-        if let Some(prefix) = self.out.get_mut(start..start + 4) {
-            prefix.copy_from_slice(&len.to_le_bytes());
-        }
-        Put::Next(inside.end + 1)
+        self.framed(start, inside.end + 1)
     }
 
     fn len(&self) -> usize {
         self.len
     }
+}
+
+impl Strings {
+    /// Writes the length of the element that begins at `start`, behind which the text goes on at `end`.
+    fn framed(&mut self, start: usize, end: usize) -> Put {
+        let Ok(len) = u32::try_from(self.out.len() - start - 4) else { return Put::Wrong };
+        if let Some(prefix) = self.out.get_mut(start..start + 4) {
+            prefix.copy_from_slice(&len.to_le_bytes());
+        }
+        Put::Next(end)
+    }
+
+    /// `{"b64": "…"}`.
+    fn encoded(&mut self, bytes: &[u8], at: usize) -> Put {
+        let expect = |at: usize, byte: u8| {
+            let at = blank(bytes, at);
+            (bytes.get(at) == Some(&byte)).then_some(at + 1)
+        };
+        let text = |at: usize| {
+            let at = expect(at, b'"')?;
+            let (inside, escaped) = string_span(bytes, at - 1).ok()?;
+            let end = inside.end + 1;
+            // Neither the key nor base64 needs an escape, but for the slash that some writers escape.
+            let raw = bytes.get(inside)?;
+            let mut own = Vec::new();
+            if escaped {
+                unescape(raw, &mut own).ok()?;
+            }
+            Some((if escaped { own } else { raw.to_vec() }, end))
+        };
+        let value = || {
+            let (key, at) = text(at + 1)?;
+            let (value, at) = text(expect(at, b':')?)?;
+            let end = expect(at, b'}')?;
+            (key == b"b64").then_some((value, end))
+        };
+        let Some((value, end)) = value() else { return Put::Wrong };
+        let start = self.out.len();
+        self.out.extend_from_slice(&[0; 4]);
+        if STANDARD.decode_vec(value, &mut self.out).is_err() {
+            return Put::Wrong;
+        }
+        self.framed(start, end)
+    }
+}
+
+/// The first place from `at` on that is no whitespace.
+fn blank(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+        at += 1;
+    }
+    at
 }
 
 impl Data<'_> {
@@ -125,7 +180,7 @@ impl Data<'_> {
                 // A guess that the text bounds; escapes and short strings may make it grow.
                 let rest = cursor.bytes().len() - cursor.at();
                 let out = Vec::with_capacity(limit.saturating_mul(16).min(rest));
-                let mut sink = Strings { out, len: 0, limit };
+                let mut sink = Strings { out, len: 0, limit, base64: self.base64 };
                 self.value(cursor, &mut sink, limit)?;
                 Ok(Bytes::from(sink.out))
             }
@@ -326,6 +381,7 @@ impl Data<'_> {
         let text = cursor.bytes().get(start..end).unwrap_or_default();
         let expected = match self.datatype {
             Datatype::Bool => "true or false",
+            Datatype::Bytes if self.base64 => "a string or {\"b64\": …}",
             Datatype::Bytes => "a string",
             Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => {
                 "a number in its range, or \"NaN\", \"Infinity\" or \"-Infinity\""

@@ -3,10 +3,7 @@
 use half::{bf16, f16};
 
 use crate::types::{
-    datatype::Datatype,
-    error::Error,
-    request::{InferResponse, OutputTensor},
-    tensor::bytes_elements,
+    datatype::Datatype, error::Error, request::InferResponse, tensor::bytes_elements,
 };
 
 /// Writes the answer. With `binary`, outputs that are to be binary say how many bytes they take instead of their data.
@@ -36,13 +33,23 @@ pub(super) fn response(
         out.extend_from_slice(output.tensor.datatype.name().as_bytes());
         out.extend_from_slice(b"\",\"shape\":[");
         list(&output.tensor.dims, out, |dim, out| integer(*dim, out));
-        if binary && output.binary {
+        if let Some(region) = response.region(n) {
+            out.extend_from_slice(b"],\"parameters\":{\"shared_memory_region\":");
+            string(&region.name, out);
+            if region.offset > 0 {
+                out.extend_from_slice(b",\"shared_memory_offset\":");
+                integer(region.offset, out);
+            }
+            out.extend_from_slice(b",\"shared_memory_byte_size\":");
+            integer(region.byte_size, out);
+            out.extend_from_slice(b"}}");
+        } else if binary && output.binary {
             out.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
             integer(output.tensor.data.len(), out);
             out.extend_from_slice(b"}}");
         } else {
             out.extend_from_slice(b"],\"data\":[");
-            data(name, output, out)?;
+            elements::<false>(name, output.tensor.datatype, &output.tensor.data, out)?;
             out.extend_from_slice(b"]}");
         }
     }
@@ -68,9 +75,13 @@ fn estimate(response: &InferResponse, binary: bool) -> usize {
     head + outputs.sum::<usize>()
 }
 
-/// The elements between the brackets.
-fn data(name: &str, output: &OutputTensor, out: &mut Vec<u8>) -> Result<(), Error> {
-    let data = &output.tensor.data;
+/// The elements between the brackets. `BARE`: floats that are no numbers are bare tokens, which is no JSON, in place of strings.
+pub(super) fn elements<const BARE: bool>(
+    name: &str,
+    datatype: Datatype,
+    data: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     /// The elements as numbers of `$t`, each written by `$write`.
     macro_rules! numbers {
         ($t:ty, $write:expr) => {{
@@ -78,7 +89,7 @@ fn data(name: &str, output: &OutputTensor, out: &mut Vec<u8>) -> Result<(), Erro
             list(elements, out, |bytes, out| $write(<$t>::from_le_bytes(*bytes), out))
         }};
     }
-    match output.tensor.datatype {
+    match datatype {
         Datatype::Bool => list(data, out, |byte, out| {
             out.extend_from_slice(if *byte == 0 { b"false" } else { b"true" });
         }),
@@ -90,10 +101,10 @@ fn data(name: &str, output: &OutputTensor, out: &mut Vec<u8>) -> Result<(), Erro
         Datatype::Int16 => numbers!(i16, integer),
         Datatype::Int32 => numbers!(i32, integer),
         Datatype::Int64 => numbers!(i64, integer),
-        Datatype::Fp16 => numbers!(f16, |v: f16, out: &mut _| float(v.to_f32(), out)),
-        Datatype::Bf16 => numbers!(bf16, |v: bf16, out: &mut _| float(v.to_f32(), out)),
-        Datatype::Fp32 => numbers!(f32, float),
-        Datatype::Fp64 => numbers!(f64, float),
+        Datatype::Fp16 => numbers!(f16, |v: f16, out: &mut _| float::<_, BARE>(v.to_f32(), out)),
+        Datatype::Bf16 => numbers!(bf16, |v: bf16, out: &mut _| float::<_, BARE>(v.to_f32(), out)),
+        Datatype::Fp32 => numbers!(f32, float::<_, BARE>),
+        Datatype::Fp64 => numbers!(f64, float::<_, BARE>),
         Datatype::Bytes => return strings(name, data, out),
     }
     Ok(())
@@ -116,26 +127,27 @@ fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A float by its shortest text; what JSON has no number for as a string.
+/// A float by its shortest text; what JSON has no number for as a string, or as a bare token.
 #[inline(always)]
-fn float<F: zmij::Float + Into<f64> + Copy>(value: F, out: &mut Vec<u8>) {
+fn float<F: zmij::Float + Into<f64> + Copy, const BARE: bool>(value: F, out: &mut Vec<u8>) {
     let wide: f64 = value.into();
     if wide.is_finite() {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
-        out.extend_from_slice(special(wide));
+        out.extend_from_slice(special::<BARE>(wide));
     }
 }
 
 #[cold]
-fn special(value: f64) -> &'static [u8] {
-    if value.is_nan() {
+fn special<const BARE: bool>(value: f64) -> &'static [u8] {
+    let quoted: &[u8] = if value.is_nan() {
         b"\"NaN\""
     } else if value > 0.0 {
         b"\"Infinity\""
     } else {
         b"\"-Infinity\""
-    }
+    };
+    if BARE { &quoted[1..quoted.len() - 1] } else { quoted }
 }
 
 fn strings(name: &str, data: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {

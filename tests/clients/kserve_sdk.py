@@ -27,6 +27,11 @@ async def main():
             assert (answer.outputs[0].as_numpy() == 2 * COUNT).all()
     await rest.close()
     await grpc.close()
+    first = InferenceRESTClient(RESTConfig(protocol="v1"))
+    assert await first.is_server_live(url) and await first.is_model_ready(url, "versioned")
+    answer = await first.infer(url, {"instances": [[1, 2, 3, 4], [5, 6, 7, 8]]}, model_name="versioned")
+    assert answer == {"predictions": [[4, 5, 6, 7], [8, 9, 10, 11]]}, answer
+    await first.close()
 
 
 asyncio.run(main())

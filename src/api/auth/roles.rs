@@ -124,11 +124,23 @@ pub const ROUTES: &[Route] = &[
     on(Port::Data, "/v2/models/{model}/versions/{version}/generate", INFER, INFER),
     on(Port::Data, "/v2/models/{model}/generate_stream", INFER, INFER),
     on(Port::Data, "/v2/models/{model}/versions/{version}/generate_stream", INFER, INFER),
+    // TensorFlow Serving's and KServe's v1.
+    on(Port::Data, "/v1/models/{model}:predict", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/versions/{version}:predict", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/labels/{label}:predict", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}:classify", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/versions/{version}:classify", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/labels/{label}:classify", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}:regress", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/versions/{version}:regress", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}/labels/{label}:regress", ADMIN, INFER),
+    on(Port::Data, "/v1/models/{model}:explain", ADMIN, INFER),
     // Probes and scrapers.
     route("/v2/health/live", OPEN, ADMIN),
     route("/v2/health/ready", OPEN, ADMIN),
     on(Port::Data, "/v2/models/{model}/ready", OPEN, ADMIN),
     on(Port::Data, "/v2/models/{model}/versions/{version}/ready", OPEN, ADMIN),
+    on(Port::Data, "/v1/models/{model}", OPEN, ADMIN),
     on(Port::Operator, "/metrics", OPEN, ADMIN),
     rpc("/inference.GRPCInferenceService/ServerLive", OPEN),
     rpc("/inference.GRPCInferenceService/ServerReady", OPEN),
@@ -143,6 +155,12 @@ pub const ROUTES: &[Route] = &[
     route("/docs", KNOWN, ADMIN),
     route("/docs/", KNOWN, ADMIN),
     route("/docs/{*file}", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models/{model}/versions/{version}", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models/{model}/labels/{label}", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models/{model}/metadata", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models/{model}/versions/{version}/metadata", KNOWN, ADMIN),
+    on(Port::Data, "/v1/models/{model}/labels/{label}/metadata", KNOWN, ADMIN),
     on(Port::Data, "/v2/models/stats", READ, ADMIN),
     on(Port::Data, "/v2/models/{model}", KNOWN, ADMIN),
     on(Port::Data, "/v2/models/{model}/versions/{version}", KNOWN, ADMIN),
@@ -229,7 +247,12 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<Option<&'a str>> {
         if pattern.starts_with("{*") {
             return (!path.is_empty()).then_some(model);
         }
-        let segment = &path[..path.find('/').unwrap_or(path.len())];
+        let after = &pattern[pattern.find('}')? + 1..];
+        let mut segment = &path[..path.find('/').unwrap_or(path.len())];
+        if after.starts_with(':') {
+            // A call: the colon that ends the name is the last one.
+            segment = segment.rsplit_once(':')?.0;
+        }
         if segment.is_empty() {
             return None;
         }
@@ -237,7 +260,7 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<Option<&'a str>> {
             model = Some(segment);
         }
         path = &path[segment.len()..];
-        pattern = &pattern[pattern.find('}')? + 1..];
+        pattern = after;
     }
 }
 
@@ -275,6 +298,14 @@ mod tests {
         assert_eq!(access("POST", "/v2/trace/setting"), OPERATE);
         assert_eq!(access("POST", "/grpc.health.v1.Health/Check"), OPEN);
         assert_eq!(access("GET", "/grpc.health.v1.Health/Check"), ADMIN);
+        assert_eq!(access("POST", "/v1/models/iris:predict"), INFER);
+        assert_eq!(access("POST", "/v1/models/iris/labels/a:classify"), INFER);
+        assert_eq!(access("GET", "/v1/models/iris"), OPEN);
+        assert_eq!(access("POST", "/v1/models/iris"), ADMIN);
+        assert_eq!(access("POST", "/v1/models/iris:drop"), ADMIN);
+        assert_eq!(access("POST", "/v1/models/:predict"), ADMIN);
+        let v1 = super::asked(Port::Data, "POST", "/v1/models/a:b:predict");
+        assert_eq!((v1.model, v1.listed), (Some("a:b"), true));
         let asked = asked(Port::Data, "POST", "/v2/models/a%2Fb/versions/1/infer");
         assert_eq!((asked.model, asked.listed), (Some("a%2Fb"), true));
     }

@@ -12,7 +12,7 @@ use crate::{
     types::{
         datatype::Datatype,
         error::{Code, Error},
-        request::{InferRequest, Parameter},
+        request::{InferRequest, Parameter, Region},
         tensor::Tensor,
     },
     wire::grpc::{decode_request, encode_response},
@@ -170,18 +170,53 @@ fn holds_bytes_framing_against_the_shape() {
 }
 
 #[test]
-fn refuses_shared_memory() {
-    let region = || proto::InferParameter::from(proto::Choice::String("r".into()));
-    let input = changed(|r| {
-        r.inputs[1].parameters.insert("shared_memory_region".into(), region());
-    });
-    assert_error(input, Code::Unimplemented, &["inputs[1]", "shared memory is not supported"]);
-    let output = changed(|r| {
+fn reads_places_in_shared_memory() {
+    use proto::Choice::{Int64, String as Name};
+    let place = |parameters: &mut std::collections::HashMap<String, proto::InferParameter>| {
+        parameters.insert("shared_memory_region".into(), Name("r".into()).into());
+        parameters.insert("shared_memory_byte_size".into(), Int64(8).into());
+        parameters.insert("shared_memory_offset".into(), Int64(4).into());
+    };
+    let region = Region { name: "r".into(), offset: 4, byte_size: 8 };
+    // Only what is not elsewhere has raw contents.
+    let request = changed(|r| {
+        place(&mut r.inputs[0].parameters);
+        r.raw_input_contents.remove(0);
         let mut output = proto::RequestedOutput { name: "y".into(), ..Default::default() };
-        output.parameters.insert("shared_memory_region".into(), region());
+        place(&mut output.parameters);
         r.outputs.push(output);
-    });
-    assert_error(output, Code::Unimplemented, &["outputs[0]", "shared memory is not supported"]);
+    })
+    .expect("one lies elsewhere");
+    assert_eq!(request.inputs[1].data, f32s(&[3.0, 4.0]));
+    let regions = request.regions.expect("regions");
+    assert_eq!(regions.inputs, [(0, region.clone())]);
+    assert_eq!(regions.outputs, [("y".into(), region)]);
+    refused(|r| place(&mut r.inputs[0].parameters), &["raw_input_contents has 2", "the 1 inputs"]);
+    refused(
+        |r| {
+            r.raw_input_contents.remove(0);
+            let name = Name("r".into()).into();
+            r.inputs[0].parameters.insert("shared_memory_region".into(), name);
+        },
+        &["inputs[0]", "no 'shared_memory_byte_size'"],
+    );
+}
+
+#[test]
+fn says_where_outputs_went() {
+    let mut answer = response("", vec![(tensor(Datatype::Fp32, &[2], Vec::new()), true)]);
+    let region = Region { name: "r".into(), offset: 4, byte_size: 300 };
+    answer.regions = Some(Box::new(vec![(0, region)]));
+    let chunks = encode_response(&answer, &mut BytesMut::new()).expect("it fits");
+    let message: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.to_vec()).collect();
+    let read = proto::ModelInferResponse::decode(&message[5..]).expect("a message");
+    let parameter = |key: &str| read.outputs[0].parameters[key].choice.clone();
+    assert_eq!(parameter("shared_memory_region"), Some(proto::Choice::String("r".into())));
+    assert_eq!(parameter("shared_memory_byte_size"), Some(proto::Choice::Int64(300)));
+    assert_eq!(parameter("shared_memory_offset"), Some(proto::Choice::Int64(4)));
+    assert_eq!(read.outputs[0].shape, [2]);
+    // As many as there are outputs: clients find an output's bytes by its place.
+    assert_eq!(read.raw_output_contents, [Vec::<u8>::new()]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     types::{
         datatype::Datatype,
         error::{Code, Error},
-        request::{InferRequest, Parameter},
+        request::{InferRequest, Parameter, Region},
     },
     wire::json::{decode_request, encode_response},
 };
@@ -214,11 +214,38 @@ fn null_stands_for_an_optional_key_left_out() {
 }
 
 #[test]
-fn refuses_shared_memory_and_misplaced_binary_sizes() {
-    let shared = r#"{"inputs":[{"name":"x","parameters":{"shared_memory_region":"r"}}]}"#;
-    assert_error(decode(shared), Code::Unimplemented, &["inputs[0]", "shared memory"]);
-    let shared = with(r#""outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]"#);
-    assert_error(decode(&shared), Code::Unimplemented, &["outputs[0]", "shared memory"]);
+fn reads_places_in_shared_memory_and_refuses_misplaced_binary_sizes() {
+    let input = |parameters: &str, more: &str| {
+        let body = format!(
+            r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"FP32","parameters":{{{parameters}}}{more}}}]}}"#
+        );
+        decode(&body)
+    };
+    let place = r#""shared_memory_region":"r","shared_memory_byte_size":8"#;
+    let regions = input(place, "").expect("it lies elsewhere").regions.expect("a region");
+    let region = Region { name: "r".into(), offset: 0, byte_size: 8 };
+    assert_eq!(regions.inputs, [(0, region)]);
+    for (parameters, more, words) in [
+        (r#""shared_memory_region":"r""#, "", &["inputs[0]", "no 'shared_memory_byte_size'"][..]),
+        (r#""shared_memory_offset":1"#, "", &["inputs[0]", "no 'shared_memory_region'"]),
+        (r#""shared_memory_region":1"#, "", &["'shared_memory_region'", "name"]),
+        (r#""shared_memory_byte_size":-1"#, "", &["'shared_memory_byte_size'", "bytes"]),
+        (place, r#","data":[1,2]"#, &["'x'", "both 'data'"]),
+    ] {
+        assert_error(input(parameters, more), Code::InvalidArgument, words);
+    }
+    let shared = with(
+        r#""outputs":[{"name":"y","parameters":{"shared_memory_region":"r",
+        "shared_memory_byte_size":8,"shared_memory_offset":4}}]"#,
+    );
+    let regions = decode(&shared).expect("it goes elsewhere").regions.expect("a region");
+    let region = Region { name: "r".into(), offset: 4, byte_size: 8 };
+    assert_eq!(regions.outputs, [("y".into(), region)]);
+    let classes = with(
+        r#""outputs":[{"name":"y","parameters":{"shared_memory_region":"r",
+        "shared_memory_byte_size":8,"classification":2}}]"#,
+    );
+    assert_error(decode(&classes), Code::InvalidArgument, &["outputs[0]", "'classification'"]);
     refused(
         r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}"#,
         &["'x'", "binary_data_size", "Inference-Header-Content-Length"],

@@ -10,3 +10,4 @@ mod numbers;
 mod proto;
 mod sample;
 mod stream;
+mod tfs;

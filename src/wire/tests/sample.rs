@@ -50,6 +50,7 @@ pub fn response(id: &str, outputs: Vec<(Tensor, bool)>) -> InferResponse {
         outputs: outputs
             .map(|(index, (tensor, binary))| OutputTensor { index, binary, tensor })
             .collect(),
+        regions: None,
         signature: Arc::new(signature),
     }
 }
