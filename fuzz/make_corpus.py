@@ -158,6 +158,44 @@ def yaml():
     write("yaml", "nested", "labels: " + "[" * 60 + "]" * 60 + "\n")
 
 
+def pbtxt():
+    whole = """
+name: "m"
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+input [
+  { name: "x" data_type: TYPE_FP32 dims: [ 3, 224, 224 ] },
+  { name: "mask", data_type: TYPE_INT64, dims: -1 optional: false }
+]
+output { name: "y" data_type: TYPE_FP32 dims: 1000 label_filename: "labels.txt" }
+version_policy: { latest { num_versions: 2 } }
+instance_group [ { count: 2 kind: KIND_CPU } ]
+dynamic_batching {
+  preferred_batch_size: [ 2, 4 ]
+  max_queue_delay_microseconds: 500
+  priority_levels: 4
+  default_priority_level: 3
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 2500 max_queue_size: 100 }
+}
+optimization {
+  graph { level: 1 }
+  execution_accelerators {
+    cpu_execution_accelerator: [ { name: "openvino" } ]
+  }
+}
+parameters { key: "intra_op_thread_count" value: { string_value: "2" } }
+model_warmup [ { name: "w" batch_size: 1 inputs { key: "x" value: { data_type: TYPE_FP32 dims: 3 zero_data: true } } } ]
+response_cache { enable: true }
+model_transaction_policy { decoupled: false }
+"""
+    write("pbtxt", "whole", whole)
+    write("pbtxt", "brackets", "input < name: 'x' dims: [-1, 0x10, 017], > ; output { name: \"y\" \"z\" }")
+    write("pbtxt", "escapes", 'name: "\\x6d" # m\nmetric_tags { key: "\\n\\101\\u00fc" value: \'"\' }')
+    write("pbtxt", "gpus", 'instance_group { kind: KIND_GPU gpus: [ 1, 2 ] } optimization { graph { level: -1 } }')
+    write("pbtxt", "deep", "optimization { cuda { " * 20)
+    write("pbtxt", "refused", 'sequence_batching { }')
+
+
 def paths():
     for n, text in enumerate(["model", "%2e%2e", "a%2Fb", "%252e", "%00", "%e2%82%ac", "%", "%zz", "%ff", "a" * 300]):
         write("path", str(n), text)
@@ -190,5 +228,5 @@ def heads():
         write("head", name, b"Host: a\r\n" + fields + b"\r\n{}")
 
 
-for make in (grpc, text_and_binary, tfs, graphs, yaml, paths, flate, heads):
+for make in (grpc, text_and_binary, tfs, graphs, yaml, pbtxt, paths, flate, heads):
     make()

@@ -5,7 +5,10 @@ use bytes::Bytes;
 use onnxd::{
     api::{framing::Framing, path},
     config::Config,
-    repository::options::{Defaults, ModelOptions, parse_yaml},
+    repository::{
+        options::{Defaults, ModelOptions, parse_yaml},
+        triton,
+    },
     runtime::graph::Graph,
     types::{
         datatype::Datatype,
@@ -25,7 +28,7 @@ use prost::Message;
 /// A target: its name, which is that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("grpc", grpc_request),
     ("json", json_request),
     ("binary", binary_request),
@@ -35,6 +38,7 @@ pub const TARGETS: [Target; 9] = [
     ("flate", flate),
     ("head", head),
     ("tfs", tfs_request),
+    ("pbtxt", pbtxt),
 ];
 
 /// What every decoder promises of what it lets through: bytes that fit shape and datatype, and values that are some.
@@ -170,6 +174,18 @@ pub fn yaml(data: &[u8]) {
     }
     if let Ok(config) = parse_yaml::<Config>(&text) {
         let _ = config.repository().check();
+    }
+}
+
+/// config.pbtxt.
+pub fn pbtxt(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match triton::read(&text, "m/config.pbtxt", "m", &Defaults::default()) {
+        Ok(options) => assert!(options.declared.is_some()),
+        Err(error) => {
+            assert!(error.starts_with("m/config.pbtxt, line "), "{error}");
+            assert!(!error.chars().any(char::is_control), "{error:?}");
+        }
     }
 }
 

@@ -77,6 +77,11 @@ fn binary() {
 }
 
 #[test]
+fn pbtxt() {
+    run("pbtxt");
+}
+
+#[test]
 fn tfs() {
     run("tfs");
 }

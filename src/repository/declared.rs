@@ -8,6 +8,8 @@ use crate::types::{
 /// What config.pbtxt says that options do not hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Declared {
+    /// Its path, relative to the repository.
+    pub file: String,
     pub inputs: Vec<DeclaredTensor>,
     pub outputs: Vec<DeclaredTensor>,
     /// Dimensions are without the batch's.
@@ -30,7 +32,8 @@ pub struct DeclaredTensor {
 
 impl Declared {
     /// Holds what was declared against the signature that the graph has.
-    pub fn check(&self, file: &str, signature: &Signature) -> Result<(), String> {
+    pub fn check(&self, signature: &Signature) -> Result<(), String> {
+        let file = &self.file;
         let batch = self.batch && signature.can_batch;
         for (what, declared, specs) in [
             ("input", &self.inputs, &signature.inputs),

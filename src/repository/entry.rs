@@ -19,6 +19,7 @@ use super::{
     print::Print,
     store::{FoundModel, Repository},
     table::{Model, State, Version},
+    triton,
 };
 
 /// So many panics of a version within `PANIC_WINDOW` fail it.
@@ -176,10 +177,7 @@ impl Entry {
 
     /// Takes over what its directory holds now; what follows from it is `advance`'s.
     pub fn see(&mut self, found: &FoundModel, repository: &Arc<Repository>, defaults: &Defaults) {
-        let read = |file: &String| {
-            let text = repository.read_options(file)?;
-            ModelOptions::read(&text, file, defaults)
-        };
+        let read = |file: &String| triton::read_any(repository, file, &self.name, defaults);
         let read = match found.options.as_ref().map(read) {
             None => Ok(ModelOptions::from(defaults)),
             Some(read) => read,

@@ -70,6 +70,7 @@ pub fn explanation(facts: &Facts<'_>) -> Value {
             "probe": millis(opened.probe_time),
         },
         "options": &*job.options,
+        "config_pbtxt": job.options.declared.as_ref().map(|declared| &declared.notes),
     })
 }
 

@@ -183,6 +183,9 @@ impl Loader {
             for warning in opened.session.warnings().iter().chain(&checked.advice) {
                 tracing::warn!(model = &*job.model, version = job.number, "{warning}");
             }
+            for note in job.options.declared.iter().flat_map(|declared| &declared.notes) {
+                tracing::warn!(model = &*job.model, version = job.number, "{note}");
+            }
             self.finish(job, opened, &checked, start).map(Outcome::Opened)
         })
     }
@@ -521,6 +524,17 @@ fn explained(backend: &Arc<dyn Backend>, error: &str, options: &ModelOptions) ->
 
 /// The signature with what model.yaml overrides.
 fn adjusted(signature: &Arc<Signature>, options: &ModelOptions) -> Result<Arc<Signature>, String> {
+    let signature = overridden(signature, options)?;
+    if let Some(declared) = &options.declared {
+        declared.check(&signature)?;
+    }
+    Ok(signature)
+}
+
+fn overridden(
+    signature: &Arc<Signature>,
+    options: &ModelOptions,
+) -> Result<Arc<Signature>, String> {
     if options.batch_axis == BatchAxis::Auto && options.labels.is_empty() {
         return Ok(signature.clone());
     }

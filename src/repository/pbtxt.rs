@@ -33,6 +33,24 @@ pub fn parse(text: &str) -> Result<Message, (usize, String)> {
     parser.message(None)
 }
 
+/// The integer that a word is, as C writes them.
+pub fn integer(word: &str) -> Option<i128> {
+    let (sign, digits) = match word.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, word),
+    };
+    let magnitude = if let Some(hex) = digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        u64::from_str_radix(hex, 16)
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        u64::from_str_radix(digits, 8)
+    } else if digits.starts_with('+') {
+        return None;
+    } else {
+        digits.parse::<u64>()
+    };
+    Some(sign * i128::from(magnitude.ok()?))
+}
+
 struct Parser<'a> {
     rest: &'a str,
     line: usize,

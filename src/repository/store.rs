@@ -23,6 +23,9 @@ use super::{
 
 /// The file of a version.
 pub const MODEL_FILE: &str = "model.onnx";
+/// Triton's, read where there are no options of ours.
+pub const TRITON_FILE: &str = "config.pbtxt";
+
 /// The options of a model.
 pub const OPTIONS_FILE: &str = "model.yaml";
 
@@ -396,6 +399,10 @@ fn scan_model(root: &Path, name: &str) -> FoundModel {
                 model.prints.insert(number, print);
                 model.bytes.insert(number, bytes);
                 model.manifests.extend(folder.join(manifest::FILE).is_file().then_some(number));
+            }
+            _ if entry.name == TRITON_FILE && model.options.is_none() => {
+                model.options = Some(format!("{name}/{TRITON_FILE}"));
+                model.options_print = Some(print::of_file(&directory.join(TRITON_FILE)));
             }
             _ if entry.name == OPTIONS_FILE => {
                 model.options = Some(format!("{name}/{OPTIONS_FILE}"));

@@ -7,6 +7,7 @@ use super::{
     declared::{Declared, DeclaredTensor},
     options::{BatchAxis, Defaults, ModelOptions, Versions},
     pbtxt::{self, Field, Message, Value},
+    store::{Repository, TRITON_FILE},
 };
 use crate::{
     runtime::options::{Optimization, Provider, ProviderOptions},
@@ -16,6 +17,27 @@ use crate::{
 /// Bytes of the cache where `response_cache` enables one and the defaults say nothing: Triton has one size for the server, given
 /// when it starts.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// Reads a model's options, whichever kind of file has them: model.yaml or config.pbtxt.
+pub fn read_any(
+    repository: &Repository,
+    file: &str,
+    model: &str,
+    defaults: &Defaults,
+) -> Result<ModelOptions, String> {
+    let text = repository.read_options(file)?;
+    if !file.ends_with(TRITON_FILE) {
+        return ModelOptions::read(&text, file, defaults);
+    }
+    let mut options = read(&text, file, model, defaults)?;
+    let declared = options.declared.clone().unwrap_or_default();
+    for (output, name) in &declared.label_files {
+        let labels = repository.read_options(&file.replace(TRITON_FILE, name))?;
+        let labels = labels.lines().map(|label| label.trim().to_owned());
+        options.labels.insert(output.clone(), labels.collect());
+    }
+    Ok(options)
+}
 
 /// Reads `text` of a model's config.pbtxt over the server's defaults. `file` is its path relative to the repository, for errors and
 /// notes, which name the line.
@@ -27,7 +49,8 @@ pub fn read(
 ) -> Result<ModelOptions, String> {
     let config = pbtxt::parse(text).map_err(|(line, why)| format!("{file}, line {line}: {why}"))?;
     let mut options = ModelOptions::from(defaults);
-    let mut reader = Reader { file, options: &mut options, declared: Declared::default() };
+    let declared = Declared { file: file.to_owned(), ..Declared::default() };
+    let mut reader = Reader { file, options: &mut options, declared };
     reader.config(&config, model)?;
     let declared = reader.declared;
     options.declared = Some(Arc::new(declared));
@@ -77,7 +100,7 @@ impl Reader<'_> {
 
     fn number<T: TryFrom<i128>>(&self, field: &Field) -> Result<T, String> {
         let number = match &field.value {
-            Value::Word(word) => integer(word).and_then(|n| T::try_from(n).ok()),
+            Value::Word(word) => pbtxt::integer(word).and_then(|n| T::try_from(n).ok()),
             _ => None,
         };
         number.map_or_else(|| self.fail(field, "expected a number in its range"), Ok)
@@ -558,24 +581,6 @@ impl Reader<'_> {
         }
         Ok(())
     }
-}
-
-/// As C writes integers.
-fn integer(word: &str) -> Option<i128> {
-    let (sign, digits) = match word.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, word),
-    };
-    let magnitude = if let Some(hex) = digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
-        u64::from_str_radix(hex, 16)
-    } else if digits.len() > 1 && digits.starts_with('0') {
-        u64::from_str_radix(digits, 8)
-    } else if digits.starts_with('+') {
-        return None;
-    } else {
-        digits.parse::<u64>()
-    };
-    Some(sign * i128::from(magnitude.ok()?))
 }
 
 #[cfg(test)]

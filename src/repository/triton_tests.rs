@@ -167,7 +167,7 @@ fn what_is_declared_is_held_against_the_graph() {
     let signature = Signature { inputs, outputs, can_batch: true };
     let check = |text: &str| {
         let options = read(text).expect("well formed");
-        options.declared.expect("declared").check("m/config.pbtxt", &signature)
+        options.declared.expect("declared").check(&signature)
     };
     for right in [
         "max_batch_size: 4 input { name: \"x\" data_type: TYPE_FP32 dims: [ 3, -1 ] } output { name: \"y\" }",
