@@ -137,7 +137,7 @@ fn standing(version: &str, state: &State) -> Value {
     let name = match state {
         State::Loading | State::Warming => "LOADING",
         State::Ready(_) => "AVAILABLE",
-        State::Draining => "UNLOADING",
+        State::Draining | State::Kept(_) => "UNLOADING",
         State::Unloaded(_) | State::Failed(_) => "END",
     };
     let code = if matches!(state, State::Failed(_)) { "FAILED_PRECONDITION" } else { "OK" };

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt;
 

@@ -1,6 +1,6 @@
 //! Whether a version's answers are kept, and what its identity is in the cache.
 
-use super::{entry::Job, loader::Opened, options::ModelOptions};
+use super::{job::Job, loader::Opened, options::ModelOptions};
 use crate::{
     cache::{ask::Cached, options::CacheOptions, store::Stores},
     runtime::ops,

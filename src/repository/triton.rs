@@ -547,12 +547,13 @@ impl Reader<'_> {
             if inner.name != "enable" {
                 return self.unknown(inner, "response_cache");
             }
-            let cache = &mut self.options.cache;
-            match (self.boolean(inner)?, cache.max_bytes) {
-                (true, 0) => cache.max_bytes = CACHE_BYTES,
-                (true, _) => {}
-                (false, _) => cache.max_bytes = 0,
-            }
+            let enable = self.boolean(inner)?;
+            let bytes = &mut self.options.cache.max_bytes;
+            *bytes = match (enable, *bytes) {
+                (true, 0) => CACHE_BYTES,
+                (true, given) => given,
+                (false, _) => 0,
+            };
         }
         Ok(())
     }

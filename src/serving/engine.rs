@@ -201,7 +201,7 @@ impl Engine {
         let id = request.id.clone();
         let outgoing = match request.regions.take() {
             None => None,
-            Some(places) => self.gather(&mut request, places, caller)?,
+            Some(places) => self.gather(&mut request, *places, caller)?,
         };
         let bypassed = version.cache.is_some() && Cached::bypassed(&request)?;
         let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
@@ -226,7 +226,7 @@ impl Engine {
     fn gather(
         &self,
         request: &mut InferRequest,
-        places: Box<Places>,
+        places: Places,
         caller: Option<&Caller>,
     ) -> Result<Option<Box<Outgoing>>, Error> {
         let caller = caller.map(|caller| &caller.name);

@@ -211,7 +211,7 @@ impl Regions {
         &self,
         caller: Option<&Arc<str>>,
         request: &mut InferRequest,
-        places: Box<Places>,
+        places: Places,
         budget: &Arc<Budget>,
     ) -> Result<Option<Outgoing>, Error> {
         self.here()?;

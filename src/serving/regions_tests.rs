@@ -36,7 +36,7 @@ fn status(name: &str, key: &str, offset: u64, byte_size: u64) -> Status {
 }
 
 /// A request whose one input, two FP32, lies in `region`, and whose output goes there.
-fn request(region: Region) -> (InferRequest, Box<Places>) {
+fn request(region: Region) -> (InferRequest, Places) {
     let input = InputTensor {
         name: "x".into(),
         datatype: Datatype::Fp32,
@@ -44,7 +44,7 @@ fn request(region: Region) -> (InferRequest, Box<Places>) {
         data: Bytes::new(),
     };
     let places = Places { inputs: vec![(0, region.clone())], outputs: vec![("y".into(), region)] };
-    (InferRequest { inputs: [input].into_iter().collect(), ..Default::default() }, Box::new(places))
+    (InferRequest { inputs: [input].into_iter().collect(), ..Default::default() }, places)
 }
 
 fn gather(regions: &Regions, region: Region) -> Result<Bytes, Error> {

@@ -12,7 +12,6 @@ use super::{
     json_read::{Cursor, Seen, string_span, twice},
 };
 use crate::types::{
-    datatype::Datatype,
     error::Error,
     model::{Signature, TensorSpec},
     request::{InferRequest, InputTensor},
@@ -277,7 +276,9 @@ fn shape(c: &mut Cursor<'_>, input: &str) -> Result<Dims, Error> {
                 }
             }
             Some(b']') => {}
-            _ => drop(c.span()?),
+            _ => {
+                c.span()?;
+            }
         }
         // Behind a value, or before the bracket that closes an empty array.
         loop {

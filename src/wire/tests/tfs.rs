@@ -107,7 +107,7 @@ fn shapes_come_from_the_nesting() {
     let dims = |body: &str| predict(&x, body).map(|(r, _)| r.inputs[0].dims.to_vec());
     assert_eq!(dims(r#"{"inputs": [[[1, 2, 3], [4, 5, 6]]]}"#).expect("a cube"), [1, 2, 3]);
     assert_eq!(dims(r#"{"inputs": [[], []]}"#).expect("empty"), [2, 0]);
-    assert_eq!(dims(r#"{"inputs": 7}"#).expect("a scalar"), []);
+    assert!(dims(r#"{"inputs": 7}"#).expect("a scalar").is_empty());
     for ragged in [
         r#"{"inputs": [[1, 2], [3]]}"#,
         r#"{"inputs": [[1], 2]}"#,
