@@ -130,10 +130,17 @@ fn a_curve_bends_at_the_knee() {
         "run --url http://{} --model m --slo p90<400ms --knee --rates 40,100,800 --trial 2s --warm-up 200ms",
         server.address
     );
-    let (report, ended) = Home::new().report(0, &words, &[]);
-    let curve = report.knee.expect("a curve");
-    assert_eq!(curve.points.len(), 3);
+    let home = Home::new();
+    let ended = home.call(&words, &["--json", "r.json"]);
+    let curve = read(&home.file("r.json")).knee.expect("a curve");
     assert!(curve.capacity() < 260.0, "{} of 200", curve.capacity());
+    // On a machine with other work the generator may keep no schedule; then it says so, and the curve ends there.
+    if ended.stdout.contains("the generator was late") {
+        assert!(ended.stdout.contains("the server was not saturated"), "{}", ended.stdout);
+        return;
+    }
+    assert_eq!(ended.code, Some(0), "{}", ended.stdout);
+    assert_eq!(curve.points.len(), 3);
     let saturated = curve.saturation().expect("800 is too much");
     assert!(saturated.offered > 100.0, "{}", saturated.offered);
     assert!(curve.points[2].latency.p50 > curve.points[0].latency.p50);

@@ -140,7 +140,6 @@ pub const ROUTES: &[Route] = &[
     route("/v2/health/ready", OPEN, ADMIN),
     on(Port::Data, "/v2/models/{model}/ready", OPEN, ADMIN),
     on(Port::Data, "/v2/models/{model}/versions/{version}/ready", OPEN, ADMIN),
-    on(Port::Data, "/v1/models/{model}", OPEN, ADMIN),
     on(Port::Operator, "/metrics", OPEN, ADMIN),
     rpc("/inference.GRPCInferenceService/ServerLive", OPEN),
     rpc("/inference.GRPCInferenceService/ServerReady", OPEN),
@@ -156,6 +155,8 @@ pub const ROUTES: &[Route] = &[
     route("/docs/", KNOWN, ADMIN),
     route("/docs/{*file}", KNOWN, ADMIN),
     on(Port::Data, "/v1/models", KNOWN, ADMIN),
+    // It tells why versions fail, which is not for strangers: probes have `/v2/models/{model}/ready`.
+    on(Port::Data, "/v1/models/{model}", KNOWN, ADMIN),
     on(Port::Data, "/v1/models/{model}/versions/{version}", KNOWN, ADMIN),
     on(Port::Data, "/v1/models/{model}/labels/{label}", KNOWN, ADMIN),
     on(Port::Data, "/v1/models/{model}/metadata", KNOWN, ADMIN),
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(access("GET", "/grpc.health.v1.Health/Check"), ADMIN);
         assert_eq!(access("POST", "/v1/models/iris:predict"), INFER);
         assert_eq!(access("POST", "/v1/models/iris/labels/a:classify"), INFER);
-        assert_eq!(access("GET", "/v1/models/iris"), OPEN);
+        assert_eq!(access("GET", "/v1/models/iris"), KNOWN);
         assert_eq!(access("POST", "/v1/models/iris"), ADMIN);
         assert_eq!(access("POST", "/v1/models/iris:drop"), ADMIN);
         assert_eq!(access("POST", "/v1/models/:predict"), ADMIN);
