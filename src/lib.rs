@@ -16,6 +16,8 @@ pub mod cache;
 
 pub mod batcher;
 
+pub mod predlog;
+
 pub mod runtime;
 
 pub mod wire;

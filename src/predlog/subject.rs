@@ -1,0 +1,79 @@
+//! What is the same in all rows of a version: its names, its columns, and what becomes of their values.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow_schema::SchemaRef;
+
+use super::{
+    columns::{self, Columns},
+    options::LogOptions,
+    redact::{Key, Redaction},
+    schema::{self, Footer, Identity},
+};
+use crate::types::model::Signature;
+
+/// A version as its rows have it.
+pub struct Subject {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    /// SHA-256 of its files.
+    pub digest: String,
+    pub signature: Arc<Signature>,
+    pub columns: Columns,
+    /// By column: what is done to its values.
+    pub redactions: Vec<Option<Redaction>>,
+    pub options: LogOptions,
+    pub schema: SchemaRef,
+    pub footer: Footer,
+    /// What it runs on.
+    pub device: String,
+    pub node: Arc<str>,
+    /// For the keys of data subjects.
+    pub key: Option<Key>,
+}
+
+/// What a subject is made of.
+pub struct Parts<'a> {
+    pub model: &'a Arc<str>,
+    pub version: &'a Arc<str>,
+    pub digest: &'a str,
+    pub signature: &'a Arc<Signature>,
+    pub metadata: &'a BTreeMap<String, String>,
+    pub options: &'a LogOptions,
+    pub device: String,
+    pub node: Arc<str>,
+    pub key: Option<Key>,
+}
+
+impl Subject {
+    /// # Errors
+    /// The options do not fit the model, or need a key that is not there.
+    pub fn new(parts: Parts<'_>) -> Result<Subject, String> {
+        let Parts { model, version, digest, signature, metadata, options, .. } = parts;
+        options.check()?;
+        let columns = columns::decide(signature, metadata, options)?;
+        if !options.subject.is_empty() && parts.key.is_none() {
+            return Err("subject: expected prediction_log.key_file, which is not set".into());
+        }
+        let ready = |column: &columns::Column| {
+            Redaction::new(&column.rule, parts.key.as_ref())
+                .map_err(|error| format!("redact.{}: {error}", column.name))
+        };
+        let redactions = columns.columns.iter().map(ready).collect::<Result<_, _>>()?;
+        let identity = Identity { model, version, digest };
+        Ok(Subject {
+            model: model.clone(),
+            version: version.clone(),
+            digest: digest.to_owned(),
+            signature: signature.clone(),
+            redactions,
+            options: options.clone(),
+            schema: schema::arrow(&columns.columns),
+            footer: Footer::new(identity, signature, &columns),
+            columns,
+            device: parts.device,
+            node: parts.node,
+            key: parts.key,
+        })
+    }
+}
