@@ -67,7 +67,7 @@ pub struct RequestFlags {
     /// Least and greatest value of a generated input; may be repeated
     #[arg(long, value_name = "INPUT=0..1", requires = "model")]
     pub range: Vec<String>,
-    /// Requests from a file: .jsonl, .npy or .npz [default: generated from the model's metadata]
+    /// Requests from a file: .jsonl, .npy, .npz or .parquet [default: generated from the model's metadata]
     #[arg(long, value_name = "FILE", requires = "model")]
     pub input: Option<PathBuf>,
     /// Recorded answers to hold the server's against (`onnxd loadtest golden` records them)

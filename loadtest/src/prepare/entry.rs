@@ -29,7 +29,7 @@ pub struct Entry {
     /// Least and greatest value of generated inputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranges: BTreeMap<String, [f64; 2]>,
-    /// Requests from a file: `.jsonl`, `.npy` or `.npz`. Without one they are generated.
+    /// Requests from a file: `.jsonl`, `.npy`, `.npz` or `.parquet`. Without one they are generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<PathBuf>,
     /// Recorded answers that the server's are held against.

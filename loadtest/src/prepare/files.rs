@@ -1,4 +1,4 @@
-//! Requests from a file: JSON lines, arrays of NumPy.
+//! Requests from a file: JSON lines, arrays of NumPy, Parquet.
 
 use std::{
     fs::File,
@@ -10,14 +10,14 @@ use serde_json::{Map, Value};
 
 use super::{
     entry::Entry,
-    json, npy,
+    json, npy, parquet,
     tensor::{Datatype, Tensor},
     values::batches,
 };
 use crate::metadata::ModelMetadata;
 
 /// Requests that are taken from a file, at most.
-const MOST: usize = 1_000_000;
+pub(super) const MOST: usize = 1_000_000;
 
 /// The inputs of each request in a file, held against the model.
 ///
@@ -29,7 +29,8 @@ pub fn read(file: &Path, entry: &Entry, model: &ModelMetadata) -> Result<Vec<Vec
     let requests = match ending {
         "jsonl" | "ndjson" => lines(file, model),
         "npy" | "npz" => arrays(file, entry, model),
-        _ => Err("its ending is none of .jsonl, .npy and .npz".to_owned()),
+        "parquet" => parquet::read(file, entry, model),
+        _ => Err("its ending is none of .jsonl, .npy, .npz and .parquet".to_owned()),
     };
     let requests = requests.map_err(|why| format!("the requests {shown}: {why}"))?;
     for (at, request) in requests.iter().enumerate() {

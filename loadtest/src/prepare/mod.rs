@@ -7,6 +7,7 @@ pub mod files;
 pub mod golden;
 pub mod json;
 pub mod npy;
+pub mod parquet;
 pub mod tensor;
 pub mod values;
 

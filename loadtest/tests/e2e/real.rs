@@ -71,6 +71,29 @@ fn versions_are_held_against_each_others_answers() {
     assert!(report.verdict.wrong > 0);
 }
 
+/// The same two wines as lines of JSON and as pandas writes them to Parquet: the same answers, over every protocol.
+#[test]
+fn requests_from_parquet_are_those_of_json_lines() {
+    let Some(server) = Onnxd::start() else { return };
+    let home = Home::new();
+    home.write("in.jsonl", &format!("{}\n{}\n", wine(13.23), wine(12.1)));
+    let parquet = root().join("loadtest/tests/data/wines.parquet");
+    let model = "--model wine --model-version 1";
+    let grpc = format!("--url grpc://{} {model}", server.grpc);
+    let recorded = home.call(&format!("golden {grpc} --input in.jsonl --out one.jsonl"), &[]);
+    assert_eq!(recorded.code, Some(0), "{}", recorded.stderr);
+    let http = format!("--url http://{} {model}", server.http);
+    for at in [grpc, http.clone(), format!("{http} --protocol binary")] {
+        let words = format!("run {at} --rate 100 --duration 1s --golden one.jsonl --slo p50<5s");
+        let (report, _) = home.report(0, &words, &["--input", parquet.to_str().expect("UTF-8")]);
+        assert_eq!(report.verdict.wrong, 0);
+        assert!(report.summary.total.good > 50, "{}", report.summary.total.good);
+    }
+    let frame = root().join("loadtest/tests/data/frame.parquet");
+    let words = format!("run {http} --rate 100 --input {}", frame.display());
+    home.fails(1, &words, &[], &["frame.parquet", "'features'", "x, n, flag, word, kind"]);
+}
+
 #[test]
 fn the_scenarios_hold_on_the_example_models() {
     let Some(server) = Onnxd::start() else { return };
