@@ -7,6 +7,7 @@ pub mod completions;
 pub mod explain;
 pub mod health;
 pub mod key;
+pub mod log;
 pub mod man;
 pub mod models;
 pub mod output;
@@ -57,6 +58,7 @@ enum Command {
     Explain(explain::Args),
     Health(health::Args),
     Models(models::Args),
+    Log(log::Args),
     Key(key::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -115,6 +117,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Log(args) => log::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -1,0 +1,163 @@
+//! `onnxd log`: reads the prediction log back, checks it, and puts its small files together.
+
+mod dump;
+mod keep;
+mod progress;
+mod show;
+mod tail;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::Subcommand;
+
+use super::{Failure, output::Output};
+use crate::predlog::{
+    condition::{self, Condition},
+    reader::{Filter, Log, ReadError},
+};
+
+/// Read the prediction log: what is there, its rows, whether it holds
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  onnxd log ls\n  onnxd log tail --model wine --follow\n  onnxd log dump --model wine --from 2h --where 'status!=200'\n\nIt reads the files and asks no server.\n\nExit codes: 0 done, 1 the log cannot be read, 3 what is checked does not hold, 4 there is no such row."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Which files there are, by model, version and day
+    #[command(
+        after_help = "Examples:\n  onnxd log ls\n  onnxd log ls --model wine --files --output json"
+    )]
+    Ls(show::LsArgs),
+    /// Count rows: outcomes, routes, latencies, and with --columns what is in each column
+    #[command(
+        after_help = "Examples:\n  onnxd log stat\n  onnxd log stat --model wine --from 24h --columns\n\nExit codes: 0 done, 1 the log cannot be read, 4 there is no such row."
+    )]
+    Stat(show::StatArgs),
+    /// The latest rows, and with --follow those that come
+    #[command(
+        after_help = "Examples:\n  onnxd log tail --model wine\n  onnxd log tail --model wine --follow --output json | jq .status\n\nRows are seen once their file is closed, at the latest after prediction_log.rotate_seconds."
+    )]
+    Tail(tail::Args),
+    /// Write rows as CSV, JSON lines or Parquet
+    #[command(
+        after_help = "Examples:\n  onnxd log dump --model wine --from 2026-01-31 --to 2026-02-01 --form csv --out day.csv\n  onnxd log dump --model wine --where 'total_us>10000' --columns ts,request_id,total_us\n  onnxd log dump --model wine --version 3 --form parquet --out rows.parquet"
+    )]
+    Dump(dump::Args),
+    /// Read every row and check it: files whole, columns and types, hours, no row twice
+    #[command(
+        after_help = "Examples:\n  onnxd log verify\n  onnxd log verify --model wine --output json\n\nExit codes: 0 all of it holds, 1 the log cannot be read, 3 a file does not hold."
+    )]
+    Verify(keep::VerifyArgs),
+    /// Put small files of closed hours together
+    #[command(
+        after_help = "Examples:\n  onnxd log compact --dry-run\n  onnxd log compact --model wine\n\nA server may write meanwhile, and others may read. Killed, it loses no row; the next compaction tidies up."
+    )]
+    Compact(keep::CompactArgs),
+}
+
+/// Where the log is.
+#[derive(clap::Args, Debug)]
+struct Place {
+    /// The log's directory, prediction_log.dir of the server's configuration
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "predictions",
+        env = "ONNXD_PREDICTION_LOG_DIR",
+        hide_env_values = true
+    )]
+    dir: PathBuf,
+    /// For people or for machines
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Place {
+    fn open(&self) -> Result<Log, Failure> {
+        Log::open(&self.dir).map_err(unread)
+    }
+}
+
+/// Which partitions.
+#[derive(clap::Args, Debug)]
+struct Range {
+    /// Of this model
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Of this version
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// Received then or later: 2026-01-31, 2026-01-31T12:00:00Z, or 2h (ago)
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Received before
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+}
+
+/// Which rows.
+#[derive(clap::Args, Debug)]
+struct Rows {
+    #[command(flatten)]
+    range: Range,
+    /// A column compared with a value: = != < <= > >=; several have to hold together
+    #[arg(long = "where", value_name = "CONDITION")]
+    conditions: Vec<Condition>,
+}
+
+impl Range {
+    fn filter(&self) -> Result<Filter, Failure> {
+        let now = now_us();
+        let moment = |flag: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match condition::moment(text, now) {
+                Ok(us) => Ok(Some(us)),
+                Err(why) => Err(Failure { code: 2, message: format!("{flag}: {why}") }),
+            },
+        };
+        let (from, to) = (moment("--from", &self.from)?, moment("--to", &self.to)?);
+        let (model, version) = (self.model.clone(), self.version.clone());
+        Ok(Filter { model, version, from, to, conditions: Vec::new() })
+    }
+}
+
+impl Rows {
+    fn filter(&self) -> Result<Filter, Failure> {
+        Ok(Filter { conditions: self.conditions.clone(), ..self.range.filter()? })
+    }
+}
+
+fn unread(error: ReadError) -> Failure {
+    Failure::failed(error.0)
+}
+
+/// Too little to say anything of.
+fn nothing() -> Failure {
+    Failure { code: 4, message: "no row of the log is asked for by these flags".to_owned() }
+}
+
+/// The wall clock, in microseconds since 1970.
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Command::Ls(args) => show::ls(args),
+        Command::Stat(args) => show::stat(args),
+        Command::Tail(args) => tail::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Verify(args) => keep::verify(args),
+        Command::Compact(args) => keep::compact(args),
+    }
+}

@@ -1,0 +1,151 @@
+//! `onnxd log verify` and `compact`: whether the files hold, and fewer of them.
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::{Failure, Place, Range, now_us, progress::Progress, unread};
+use crate::{
+    cli::output::{self, Output},
+    predlog::{
+        compact::{self, Lock, Merge, Options, journal},
+        condition,
+        reader::{Filter, Log, LogFile},
+        verify,
+    },
+};
+
+#[derive(clap::Args, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    range: Range,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn verify(args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let log = args.place.open()?;
+    let files = log.files(&args.range.filter()?).map_err(unread)?;
+    let bar = Progress::of(files.len(), "files");
+    let (mut lines, mut rows, mut bad, mut done) = (Vec::new(), 0, 0, 0);
+    for hour in files.chunk_by(|a, b| a.partition == b.partition) {
+        let mut seen = verify::Seen::default();
+        for file in hour {
+            let checked = verify::file(file, &mut seen).map_err(unread)?;
+            rows += checked.rows;
+            bad += usize::from(!checked.problems.is_empty());
+            lines.push(json!({
+                "file": relative(&log, file),
+                "rows": checked.rows,
+                "sha256": checked.sha256,
+                "problems": checked.problems,
+            }));
+            done += 1;
+            bar.at(done);
+        }
+    }
+    drop(bar);
+    match args.place.output {
+        Output::Json => {
+            let all = json!({"files": lines, "rows": rows, "bad_files": bad});
+            output::show(&all, Output::Json);
+        }
+        Output::Text => {
+            for line in lines.iter().filter(|line| line["problems"] != json!([])) {
+                let problems = line["problems"].as_array().map_or(&[][..], Vec::as_slice);
+                for problem in problems.iter().filter_map(Value::as_str) {
+                    output::say(&format!("{}: {problem}", line["file"].as_str().unwrap_or("")));
+                }
+            }
+            output::say(&format!(
+                "{} files, {rows} rows read, {bad} files do not hold",
+                files.len()
+            ));
+        }
+    }
+    match bad {
+        0 => Ok(ExitCode::SUCCESS),
+        1 => Err(Failure::does_not_hold("1 file of the log does not hold")),
+        n => Err(Failure::does_not_hold(format!("{n} files of the log do not hold"))),
+    }
+}
+
+fn relative(log: &Log, file: &LogFile) -> String {
+    file.path.strip_prefix(&log.root).unwrap_or(&file.path).display().to_string()
+}
+
+#[derive(clap::Args, Debug)]
+pub struct CompactArgs {
+    #[command(flatten)]
+    range: Range,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Files of fewer MiB are small
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    small: u64,
+    /// How many MiB of small files become one
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    target: u64,
+    /// How long after its end an hour is left alone, as rows of it may still be on their way
+    #[arg(long, value_name = "SPAN", default_value = "30m")]
+    grace: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn compact(args: &CompactArgs) -> Result<ExitCode, Failure> {
+    let log = args.place.open()?;
+    let filter = args.range.filter()?;
+    let grace_us = condition::span(&args.grace)
+        .map_err(|why| Failure { code: 2, message: format!("--grace: {why}") })?;
+    let options =
+        Options { small_bytes: args.small << 20, target_bytes: args.target << 20, grace_us };
+    let _lock = match args.dry_run {
+        true => None,
+        false => Some(Lock::take(&log).map_err(unread)?),
+    };
+    let recovered = if args.dry_run { 0 } else { recover(&log, &filter)? };
+    let merges = compact::plan(&log, &filter, &options, now_us()).map_err(unread)?;
+    if !args.dry_run {
+        let bar = Progress::of(merges.len(), "merges");
+        for (n, merge) in merges.iter().enumerate() {
+            compact::run(merge).map_err(unread)?;
+            bar.at(n + 1);
+        }
+    }
+    let lines: Vec<Value> = merges.iter().map(|merge| line(&log, merge)).collect();
+    let before: usize = merges.iter().map(|merge| merge.inputs.len()).sum();
+    match args.place.output {
+        Output::Json => output::show(
+            &json!({"merges": lines, "recovered": recovered, "done": !args.dry_run}),
+            Output::Json,
+        ),
+        Output::Text => {
+            if !lines.is_empty() {
+                output::say(&output::text(&Value::Array(lines)));
+            }
+            let verb = if args.dry_run { "would become" } else { "became" };
+            output::say(&format!("{before} files {verb} {}", merges.len()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends what a killed compaction left, in every hour that has files.
+fn recover(log: &Log, filter: &Filter) -> Result<usize, Failure> {
+    let files = log.files(filter).map_err(unread)?;
+    let hours: BTreeSet<_> = files.iter().filter_map(|file| file.path.parent()).collect();
+    hours.into_iter().map(|hour| journal::recover(hour).map_err(unread)).sum()
+}
+
+fn line(log: &Log, merge: &Merge) -> Value {
+    json!({
+        "model": merge.inputs[0].partition.model,
+        "version": merge.inputs[0].partition.version,
+        "rows": merge.rows,
+        "files": merge.inputs.len(),
+        "bytes": merge.bytes(),
+        "into": merge.output.strip_prefix(&log.root).unwrap_or(&merge.output).display().to_string(),
+    })
+}
