@@ -34,6 +34,8 @@ mod heads;
 mod leaving;
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+#[path = "e2e/log.rs"]
+mod log;
 #[path = "e2e/metrics.rs"]
 mod metrics;
 #[path = "e2e/no_library.rs"]

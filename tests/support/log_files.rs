@@ -11,6 +11,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use parquet::{
     arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
     file::{metadata::KeyValue, properties::WriterProperties},
     schema::types::ColumnPath,
 };
@@ -158,7 +159,9 @@ pub fn write(root: &Path, name: &str, rows: Rows<'_>) {
 }
 
 pub fn write_at(path: &Path, batch: &RecordBatch, footer: Option<String>) {
-    let mut properties = WriterProperties::builder().set_max_row_group_row_count(Some(64));
+    let mut properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(64))
+        .set_compression(Compression::ZSTD(ZstdLevel::default()));
     for column in ["event_id", "label_key", "subject_key"] {
         properties = properties.set_column_bloom_filter_enabled(ColumnPath::from(column), true);
     }

@@ -7,6 +7,7 @@ pub mod files;
 pub mod frames;
 pub mod grpc;
 pub mod http;
+pub mod log_files;
 pub mod server;
 pub mod stream;
 pub mod tls;

@@ -65,17 +65,20 @@ impl Store {
         Ok(models)
     }
 
-    /// Keeps labels of a model. What is put a second time, the very same, is known and not written again.
-    pub fn put(&self, model: &str, labels: &[Label]) -> Result<Put, ReadError> {
+    /// Keeps labels of a model. What is put a second time, the very same, is known and not written again; that a label
+    /// became known `now`, for want of a better time, makes it no other.
+    pub fn put(&self, model: &str, labels: &[Label], now: i64) -> Result<Put, ReadError> {
         let mut by_date: BTreeMap<String, Vec<&Label>> = BTreeMap::new();
         for label in labels {
             by_date.entry(date(label.ts_label)).or_default().push(label);
         }
+        let dates = entries(&self.model_dir(model))?;
         let mut put = Put::default();
         for (date, labels) in by_date {
             let dir = self.model_dir(model).join(format!("date={date}"));
-            let path = dir.join(format!("labels-{}.parquet", identity(&labels)));
-            if path.exists() {
+            let path = dir.join(format!("labels-{}.parquet", identity(&labels, now)));
+            let name = path.file_name().unwrap_or_default();
+            if path.exists() || dates.iter().any(|date| date.join(name).exists()) {
                 put.known += labels.len() as u64;
                 continue;
             }
@@ -140,10 +143,13 @@ fn date(ts: i64) -> String {
 }
 
 /// What names a file: the labels in it.
-fn identity(labels: &[&Label]) -> String {
+fn identity(labels: &[&Label], now: i64) -> String {
     let mut hasher = Sha256::new();
     for label in labels {
-        // As text with lengths, so that no two different labels have the same.
+        let undated = label.ts_label == now;
+        let mut label = (*label).clone();
+        label.ts_label = if undated { i64::MIN } else { label.ts_label };
+        // Its texts are quoted, so that no two different labels have the same.
         hasher.update(format!("{label:?}\n"));
     }
     hex::encode(&hasher.finalize()[..16])
@@ -248,10 +254,16 @@ mod tests {
     use super::*;
     use crate::predlog::labels::{Names, from_row, parse};
 
+    const NOW: i64 = 1_000_000;
+
     fn labels(text: &str) -> Vec<Label> {
+        labels_at(text, NOW)
+    }
+
+    fn labels_at(text: &str, now: i64) -> Vec<Label> {
         let mut all = Vec::new();
         parse::each(text.as_bytes(), parse::Form::Json, |row| {
-            all.push(from_row(&row, &Names::default(), 1_000_000)?);
+            all.push(from_row(&row, &Names::default(), now)?);
             Ok(())
         })
         .expect("labels");
@@ -266,17 +278,28 @@ mod tests {
             r#"[{"label_key":"a","label":1,"weight":0.5,"source":"crm","ts_event":"1970-01-01"},
                 {"label_key":"b","label":"x","ts_label":"1970-02-01","event_id":"e"}]"#,
         );
-        assert_eq!(store.put("m/1", &said).expect("put"), Put { written: 2, known: 0 });
-        assert_eq!(store.put("m/1", &said).expect("put"), Put { written: 0, known: 2 });
+        assert_eq!(store.put("m/1", &said, NOW).expect("put"), Put { written: 2, known: 0 });
+        assert_eq!(store.put("m/1", &said, NOW).expect("put"), Put { written: 0, known: 2 });
         let mut read = Vec::new();
         store.each("m/1", |label| read.push(label)).expect("read");
         assert_eq!(read, said);
         assert_eq!(store.models().expect("listed"), ["m/1"]);
         assert!(store.resolved("other").expect("none").is_empty());
         let correction = labels(r#"{"label_key":"a","label":0,"revision":1}"#);
-        store.put("m/1", &correction).expect("put");
+        store.put("m/1", &correction, NOW).expect("put");
         let resolved = store.resolved("m/1").expect("read");
         assert_eq!((resolved.len(), resolved.seen), (2, 3));
         assert_eq!(resolved.of("a", 0, 10_000_000).and_then(|l| l.label_value), Some(0.0));
+    }
+
+    #[test]
+    fn labels_without_a_time_are_known_the_next_day_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::at(dir.path());
+        let text = r#"{"label_key":"a","label":1}"#;
+        let tomorrow = NOW + 86_400_000_000;
+        store.put("m", &labels(text), NOW).expect("put");
+        let again = store.put("m", &labels_at(text, tomorrow), tomorrow).expect("put");
+        assert_eq!(again, Put { written: 0, known: 1 });
     }
 }
