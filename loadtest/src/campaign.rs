@@ -30,6 +30,23 @@ pub trait Load {
 
     /// Tells a person how it goes, in a line.
     fn tell(&mut self, line: &str);
+
+    /// Says how far it is, to whoever has a bar for it.
+    fn stage(&mut self, _: Stage) {}
+}
+
+/// How far a campaign is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// As in search.
+    pub name: &'static str,
+    /// Runs that were made, and about how many are still to come.
+    pub done: u32,
+    pub left: u32,
+    /// How long one of them takes.
+    pub each: Duration,
+    /// What is tried now.
+    pub what: String,
 }
 
 /// How one trial goes.
@@ -90,6 +107,10 @@ fn seed(base: u64, trial: u32) -> u64 {
 }
 
 impl Trial {
+    fn stage(&self, name: &'static str, (done, left): (u32, u32), what: String) -> Stage {
+        Stage { name, done, left, each: self.warm_up + self.duration, what }
+    }
+
     /// Runs one trial at `rate`; what it measured is in the last phase.
     fn at(
         &self,
@@ -112,6 +133,10 @@ impl Trial {
         Ok((counted, measured, phases.len() - 1))
     }
 }
+
+/// Runs of a rate of a knee at which the generator is late: that its limit is there is believed when it happens twice in a row, for one
+/// hiccup of the machine would end the curve.
+const KNEE_TRIES: u32 = 2;
 
 /// What the phase of a rate is called.
 pub fn rate_name(rate: f64) -> String {
@@ -155,6 +180,11 @@ pub fn search(
             search::Step::Try(rate) => rate,
             search::Step::Done(found) => return Ok((tried, found)),
         };
+        load.stage(trial.stage(
+            "search",
+            (search.trials(), search.left()),
+            search_words(&search, rate),
+        ));
         let (phase, measured, at) = trial.at(load, rate, search.trials())?;
         if measured.interrupted {
             return Ok((tried, search.interrupted()));
@@ -166,6 +196,19 @@ pub fn search(
         load.tell(&trial_line(&told, &findings, search.trials() + 1));
         search.record(told);
     }
+}
+
+/// What is tried, and what is known by now.
+fn search_words(search: &Search, rate: f64) -> String {
+    let known = match search.between() {
+        (None, None) => String::new(),
+        (Some(held), None) => format!(", above {}", rate_name(held)),
+        (None, Some(broke)) => format!(", below {}", rate_name(broke)),
+        (Some(held), Some(broke)) => {
+            format!(", between {} and {}", rate_name(held), rate_name(broke))
+        }
+    };
+    format!("{}{known}", rate_name(rate))
 }
 
 fn trial_line(told: &search::Trial, findings: &[crate::slo::Finding], trial: u32) -> String {
@@ -184,17 +227,33 @@ pub fn knee(
 ) -> Result<(Tried, Curve), String> {
     let mut curve = Curve::new(options);
     let mut tried = Tried::default();
+    let mut runs = 0;
     while let knee::Step::Measure(rate) = curve.next() {
-        let (phase, measured, at) = trial.at(load, rate, curve.points.len() as u32)?;
-        if measured.interrupted {
-            break;
+        let mut best: Option<(Point, Phase, Measured, usize)> = None;
+        for _ in 0..KNEE_TRIES {
+            let what =
+                format!("{}{}", rate_name(rate), if best.is_some() { ", again" } else { "" });
+            load.stage(trial.stage("knee", (curve.points.len() as u32, curve.left()), what));
+            let (phase, measured, at) = trial.at(load, rate, runs)?;
+            runs += 1;
+            if measured.interrupted {
+                return Ok((tried, curve));
+            }
+            let mut one = Tried::default();
+            one.add(phase.clone(), &measured, at);
+            let mut frame = one.frame(load.variants(), slo);
+            frame.phases[0].planned_s = Some(trial.duration.as_secs_f64());
+            let point = Point::of(rate, &Summary::of(&one.measured, &frame).total);
+            load.tell(&point.words());
+            let late = point.generator_late;
+            if best.as_ref().is_none_or(|(best, ..)| point.lag_p99 < best.lag_p99) {
+                best = Some((point, phase, measured, at));
+            }
+            if !late {
+                break;
+            }
         }
-        let mut one = Tried::default();
-        one.add(phase.clone(), &measured, at);
-        let mut frame = one.frame(load.variants(), slo);
-        frame.phases[0].planned_s = Some(trial.duration.as_secs_f64());
-        let point = Point::of(rate, &Summary::of(&one.measured, &frame).total);
-        load.tell(&point.words());
+        let Some((point, phase, measured, at)) = best else { break };
         tried.add(phase, &measured, at);
         curve.record(point);
     }
@@ -231,7 +290,16 @@ pub fn against(
         // Both see the same load: the same moments, the same requests.
         let (first, second): (&mut dyn Load, &mut dyn Load) =
             if round % 2 == 0 { (&mut *base, &mut *test) } else { (&mut *test, &mut *base) };
+        let each = phases.iter().filter_map(|phase| phase.until.duration).sum::<Duration>() * 2;
+        let stage = |load: &dyn Load| {
+            let name = load.variants().first().map_or(String::new(), |v| v.name.clone());
+            let (done, left) = (round, rounds - round);
+            Stage { name: "comparison", done, left, each, what: name }
+        };
+        let (of_first, of_second) = (stage(&*first), stage(&*second));
+        first.stage(of_first);
         let one = first.run(phases, seed)?;
+        second.stage(of_second);
         if one.interrupted {
             break;
         }

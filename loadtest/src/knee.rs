@@ -133,11 +133,32 @@ impl Curve {
     }
 
     fn first_missing(&self, mut rates: impl Iterator<Item = f64>) -> Step {
-        // Where the generator is the limit, more of the same says nothing.
-        let limit = self.points.iter().find(|p| p.generator_late).map_or(f64::INFINITY, |p| p.rate);
-        let limit = limit.min(self.options.highest);
+        let limit = self.limit();
         let missing = rates.find(|rate| *rate > 0.0 && *rate < limit && !self.has(*rate));
         missing.map_or(Step::Done, Step::Measure)
+    }
+
+    /// About how many rates are still to be measured.
+    pub fn left(&self) -> u32 {
+        let missing = |rates: &[f64]| rates.iter().filter(|rate| !self.has(**rate)).count() as u32;
+        if !self.options.rates.is_empty() {
+            return missing(&self.options.rates);
+        }
+        if !self.saturates() {
+            // On the way up nobody knows how far it is.
+            return 2 + SHARES.len() as u32;
+        }
+        let limit = self.limit();
+        let capacity = self.capacity();
+        let rates: Vec<f64> =
+            SHARES.iter().map(|share| share * capacity).filter(|rate| *rate < limit).collect();
+        missing(&rates)
+    }
+
+    /// Where the generator is the limit, more of the same says nothing.
+    fn limit(&self) -> f64 {
+        let limit = self.points.iter().find(|p| p.generator_late).map_or(f64::INFINITY, |p| p.rate);
+        limit.min(self.options.highest)
     }
 
     fn has(&self, rate: f64) -> bool {

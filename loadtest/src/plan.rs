@@ -50,6 +50,8 @@ pub struct Tls {
     pub authority: Option<PathBuf>,
     /// PEM of our own certificate and its key, where the server asks for one.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Nothing is checked: for a server with a certificate that nobody signed, on a network of one's own.
+    pub insecure: bool,
 }
 
 /// One server, spoken to in one protocol.

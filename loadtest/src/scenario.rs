@@ -74,6 +74,8 @@ pub struct Tls {
     /// Our own certificate, with its key.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// The server's certificate is not checked.
+    pub insecure: bool,
 }
 
 /// A phase, as a file says it.
@@ -125,7 +127,7 @@ impl Scenario {
 
     /// Every file that it names.
     fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Tls { authority, certificate, key } = &mut self.target.tls;
+        let Tls { authority, certificate, key, insecure: _ } = &mut self.target.tls;
         let tls = [authority, certificate, key].into_iter().flatten();
         let mix = self.mix.iter_mut().flat_map(|e| [&mut e.input, &mut e.golden]).flatten();
         let traces = self.phases.iter_mut().filter_map(|phase| match &mut phase.arrivals {

@@ -131,6 +131,30 @@ impl Search {
         self.trials
     }
 
+    /// The highest rate that holds and the lowest that does not, as far as they are known.
+    pub fn between(&self) -> (Option<f64>, Option<f64>) {
+        let (low, high) = self.bracket();
+        (low.map(|tried| tried.trial.rate), high.map(|tried| tried.trial.rate))
+    }
+
+    /// About how many trials are still to come: cuts until the bracket is narrow enough, and its ends once more.
+    pub fn left(&self) -> u32 {
+        let cuts = |width: f64| (width / self.options.precision).log2().ceil().max(0.0) as u32;
+        let more = |tried: &Tried| CONFIRMED.min(self.options.repeats).saturating_sub(tried.times);
+        let left = match self.bracket() {
+            (Some(low), Some(high)) => {
+                match cuts((high.trial.rate - low.trial.rate) / high.trial.rate) {
+                    0 => more(low) + more(high),
+                    cuts => cuts + CONFIRMED,
+                }
+            }
+            // A doubling or halving leaves a bracket of half its upper end.
+            (None, None) => 2 + cuts(0.5) + CONFIRMED,
+            _ => 1 + cuts(0.5) + CONFIRMED,
+        };
+        left.min(self.options.trials.saturating_sub(self.trials))
+    }
+
     /// What is known, where it is ended early.
     pub fn interrupted(&self) -> Found {
         self.found(End::Interrupted)

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn none() -> Tls {
-        Tls { authority: None, identity: None }
+        Tls::default()
     }
 
     fn tcp(host: &str, port: u16) -> Address {

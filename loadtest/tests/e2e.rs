@@ -16,5 +16,9 @@ mod real;
 mod server_side;
 #[path = "e2e/several.rs"]
 mod several;
+#[path = "e2e/terminal.rs"]
+mod terminal;
 #[path = "e2e/verdict.rs"]
 mod verdict;
+#[path = "e2e/ways.rs"]
+mod ways;

@@ -25,12 +25,15 @@ pub struct ServerFlags {
     /// Authorities to trust in place of the system's, a PEM file
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Client certificate to show, a PEM file
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub cert: Option<PathBuf>,
+    /// Do not check the server's certificate
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+    /// Client certificate to show where the server asks for one, a PEM file
+    #[arg(long, value_name = "FILE", requires = "client_key", alias = "cert")]
+    pub client_certificate: Option<PathBuf>,
     /// The client certificate's private key, a PEM file
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "client_certificate", alias = "key")]
+    pub client_key: Option<PathBuf>,
     /// A header (gRPC metadata) of every request; may be repeated
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
@@ -134,8 +137,9 @@ impl ServerFlags {
         or(&mut target.streams, &self.streams);
         or(&mut target.timeout, &self.timeout);
         or(&mut target.tls.authority, &self.ca);
-        or(&mut target.tls.certificate, &self.cert);
-        or(&mut target.tls.key, &self.key);
+        or(&mut target.tls.certificate, &self.client_certificate);
+        or(&mut target.tls.key, &self.client_key);
+        target.tls.insecure |= self.insecure;
         or(&mut scenario.threads, &self.threads);
         if self.url.is_some() || self.protocol.is_some() {
             target.protocol = self.protocol;
@@ -372,7 +376,7 @@ mod tests {
             ("--arrivals waves:3", "--arrivals 'waves:3': 'waves' is no way of arriving"),
             ("--rate 5 --arrivals closed:3", "--rate goes with poisson and constant"),
             ("--rate 0", "no rate"),
-            ("--cert a.pem", "--key"),
+            ("--cert a.pem", "--client-key"),
         ] {
             let error = laid(args, "{}").unwrap_err();
             assert!(error.contains(why), "{args}: {error}");

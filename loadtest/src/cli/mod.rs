@@ -6,6 +6,7 @@ pub mod draft;
 pub mod echo;
 pub mod flags;
 pub mod golden;
+mod live;
 pub mod many;
 pub mod merge;
 pub mod mlperf;

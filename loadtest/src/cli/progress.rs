@@ -1,11 +1,13 @@
-//! How a run goes, told on standard error while it does: a line a second.
+//! How a run goes, told on standard error while it does: a view at a terminal, a line a second elsewhere.
 
 use std::{
     io::{self, Write},
     time::{Duration, Instant},
 };
 
+use super::live::{Live, Look};
 use crate::{
+    campaign::Stage,
     plan::Phase,
     record::{Code, Times},
     run::Progress,
@@ -17,8 +19,17 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Tells how a run goes.
 #[derive(Debug)]
-pub struct Teller {
-    quiet: bool,
+pub enum Teller {
+    Quiet,
+    /// Into a file, a pipe, a log.
+    Lines(Lines),
+    /// At a terminal.
+    Live(Box<Live>),
+}
+
+/// What the next line is made of.
+#[derive(Debug, Default)]
+pub struct Lines {
     told: Option<Instant>,
     /// Since the last line.
     latency: Times,
@@ -29,28 +40,69 @@ pub struct Teller {
 
 impl Teller {
     pub fn new(quiet: bool) -> Teller {
-        Teller {
-            quiet,
-            told: None,
-            latency: Times::default(),
-            lag: Times::default(),
-            span: Duration::ZERO,
-            phase: 0,
+        match Look::here() {
+            _ if quiet => Teller::Quiet,
+            Some(_) => Teller::Live(Box::default()),
+            None => Teller::Lines(Lines::default()),
         }
     }
 
-    /// One line. A reader that has gone is no failure.
+    /// One line that stays. A reader that has gone is no failure.
     pub fn line(&mut self, line: &str) {
-        if !self.quiet {
-            let _ = writeln!(io::stderr().lock(), "{line}");
+        let mut out = io::stderr().lock();
+        match self {
+            Teller::Quiet => return,
+            Teller::Lines(_) => {}
+            Teller::Live(live) => live.clear(&mut out),
+        }
+        let _ = writeln!(out, "{line}");
+    }
+
+    /// Another run begins.
+    pub fn begin(&mut self) {
+        if let Teller::Live(live) = self {
+            live.begin();
         }
     }
 
-    /// To be called with every progress; tells about once a second.
-    pub fn progress(&mut self, phases: &[Phase], progress: &Progress) {
-        if self.quiet {
-            return;
+    /// How far a campaign of many runs is, as far as there is a bar to show it.
+    pub fn stage(&mut self, stage: Stage) {
+        if let Teller::Live(live) = self {
+            live.stage(stage);
         }
+    }
+
+    /// To be called with every progress.
+    pub fn progress(&mut self, phases: &[Phase], progress: &Progress) {
+        match self {
+            Teller::Quiet => {}
+            Teller::Lines(lines) => {
+                if let Some(line) = lines.progress(phases, progress) {
+                    self.line(&line);
+                }
+            }
+            Teller::Live(live) => {
+                live.take(progress);
+                // Asked each time: people make their windows larger and smaller.
+                if let Some(look) = Look::here() {
+                    let lines = live.lines(phases.get(progress.phase), progress, look);
+                    live.draw(&lines, &mut io::stderr().lock());
+                }
+            }
+        }
+    }
+
+    /// The run is over: what comes next stands where the view was.
+    pub fn end(&mut self) {
+        if let Teller::Live(live) = self {
+            live.clear(&mut io::stderr().lock());
+        }
+    }
+}
+
+impl Lines {
+    /// A line, about once a second.
+    fn progress(&mut self, phases: &[Phase], progress: &Progress) -> Option<String> {
         if self.phase != progress.phase {
             (self.phase, self.told) = (progress.phase, None);
         }
@@ -58,13 +110,13 @@ impl Teller {
         self.lag.merge(&progress.lag);
         self.span += progress.span;
         if self.told.is_some_and(|told| told.elapsed() < EVERY) || self.span < EVERY {
-            return;
+            return None;
         }
         self.told = Some(Instant::now());
         let name = phases.get(progress.phase).map_or("", |phase| &phase.name);
         let line = line(name, progress, (&self.latency, &self.lag, self.span));
         (self.latency, self.lag, self.span) = (Times::default(), Times::default(), Duration::ZERO);
-        self.line(&line);
+        Some(line)
     }
 }
 

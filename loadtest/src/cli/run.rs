@@ -17,6 +17,7 @@ use super::{
     signals,
 };
 use crate::{
+    campaign::Load,
     events,
     plan::Shard,
     record::Measured,
@@ -129,6 +130,9 @@ fn plain(
     Ok(output::code(output::outcome(&report)))
 }
 
+/// What is said to whoever ends a run, while commands under way are waited for and results are written.
+const STOPPED: &str = "interrupted: writing what was measured (again: ends at once)";
+
 /// Runs the load with whatever goes on beside it.
 fn watched(
     args: &Args,
@@ -148,6 +152,9 @@ fn watched(
     let run = session.run_beside(&resolved.phases, seed, |progress| {
         watch.progress(progress.phase, progress.elapsed)
     });
+    if session.stopped() {
+        session.tell(STOPPED);
+    }
     let frame = Frame::of(&session.plan(&resolved.phases), &resolved.slos);
     // Also where the run failed: commands under way are waited for.
     let seen = watch.end(run.as_ref().unwrap_or(&Measured::default()), &frame);

@@ -1,13 +1,16 @@
 //! A server under a load: everything resolved and checked against it before the first request of a run, and the generator behind one call.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use super::progress::Teller;
 use crate::{
-    campaign::Load,
+    campaign::{Load, Stage},
     plan::{Phase, Plan, Protocol, Shard, Target, Tls},
     prepare,
     record::Measured,
@@ -123,12 +126,15 @@ impl Session {
     ) -> Result<Measured, String> {
         let plan = Plan { seed, ..self.plan(phases) };
         let teller = &mut self.teller;
-        run::run(&plan, &self.control, |progress| {
+        teller.begin();
+        let measured = run::run(&plan, &self.control, |progress| {
             for line in beside(progress) {
                 teller.line(&line);
             }
             teller.progress(phases, progress);
-        })
+        });
+        teller.end();
+        measured
     }
 
     /// The instances in a request, where all have the same.
@@ -141,6 +147,11 @@ impl Session {
         let streams =
             if self.plan.target.protocol == Protocol::Grpc { self.plan.streams } else { 1 };
         self.plan.connections.saturating_mul(streams)
+    }
+
+    /// Somebody has asked for the end.
+    pub fn stopped(&self) -> bool {
+        self.control.stop.load(Ordering::Relaxed)
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -161,7 +172,10 @@ fn target(scenario: &Scenario, url: &str) -> Result<Target, String> {
         (None, None) => None,
         _ => return Err("tls: expected certificate and key together".into()),
     };
-    let tls = Tls { authority: tls.authority.clone(), identity };
+    if tls.insecure && tls.authority.is_some() {
+        return Err("tls: an authority to trust and insecure exclude each other".into());
+    }
+    let tls = Tls { authority: tls.authority.clone(), identity, insecure: tls.insecure };
     target::parse(url, scenario.target.protocol, tls)
 }
 
@@ -176,5 +190,9 @@ impl Load for Session {
 
     fn tell(&mut self, line: &str) {
         self.teller.line(line);
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        self.teller.stage(stage);
     }
 }

@@ -38,7 +38,7 @@ fn line(out: &mut String, text: &str) {
 }
 
 /// Servers choose some of these texts; none may move a terminal's cursor.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -3,18 +3,21 @@
 use std::{
     fs, io,
     io::{Read, Write},
-    net::{SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
 };
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
 use crate::plan::{Address, Protocol, Target, Tls};
@@ -38,8 +41,11 @@ impl Peer {
         let place = match &target.address {
             Address::Tcp { host, port } => {
                 let found = (host.as_str(), *port).to_socket_addrs();
-                let mut found = found.map_err(|e| format!("the host '{host}' is unknown: {e}"))?;
-                Place::Tcp(found.next().ok_or(format!("the host '{host}' has no address"))?)
+                let found = found.map_err(|e| format!("the host '{host}' is unknown: {e}"))?;
+                let answers =
+                    |address: &SocketAddr| TcpStream::connect_timeout(address, TRY).is_ok();
+                let one = choose(&found.collect::<Vec<_>>(), answers);
+                Place::Tcp(one.ok_or(format!("the host '{host}' has no address"))?)
             }
             Address::Unix(path) => {
                 let bad = |e| format!("the socket '{}' cannot be named: {e}", path.display());
@@ -59,6 +65,16 @@ impl Peer {
     }
 }
 
+/// How long one of several addresses may take to accept a connection.
+const TRY: Duration = Duration::from_secs(1);
+
+/// Of several addresses the first that answers: `localhost` is often one of IPv6 and one of IPv4, of which a server has one. Where none
+/// does, the first: what it says is the error. One alone is not asked.
+fn choose(found: &[SocketAddr], answers: impl Fn(&SocketAddr) -> bool) -> Option<SocketAddr> {
+    let good = if found.len() > 1 { found.iter().find(|address| answers(address)) } else { None };
+    good.or(found.first()).copied()
+}
+
 fn host_of(authority: &str) -> &str {
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
 }
@@ -66,6 +82,7 @@ fn host_of(authority: &str) -> &str {
 fn config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match &tls.authority {
+        _ if tls.insecure => {}
         Some(path) => {
             for certificate in certificates(path)? {
                 let bad = |e| format!("{}: a certificate cannot be trusted: {e}", path.display());
@@ -78,10 +95,14 @@ fn config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS cannot be set up: {e}"))?
-        .with_root_certificates(roots);
+        .map_err(|e| format!("TLS cannot be set up: {e}"))?;
+    let builder = if tls.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+    } else {
+        builder.with_root_certificates(roots)
+    };
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
@@ -96,6 +117,47 @@ fn config(tls: &Tls, protocol: Protocol) -> Result<ClientConfig, String> {
         Protocol::Json | Protocol::Binary => vec![b"http/1.1".to_vec()],
     };
     Ok(config)
+}
+
+/// Takes every certificate, for `Tls::insecure`; that the other side holds its key is checked still.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -230,5 +292,26 @@ impl Write for Plain<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn of_several_addresses_one_that_answers_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        // Nobody listens at this port of another loopback address.
+        let gone = SocketAddr::from(([127, 0, 0, 2], there.port()));
+        let ask = |address: &SocketAddr| TcpStream::connect_timeout(address, TRY).is_ok();
+        assert_eq!(choose(&[gone, there], ask), Some(there));
+        assert_eq!(choose(&[there, gone], ask), Some(there));
+        assert_eq!(choose(&[gone, gone], ask), Some(gone), "the error is the first one's");
+        let never = |_: &SocketAddr| unreachable!("one alone is not asked");
+        assert_eq!((choose(&[gone], never), choose(&[], never)), (Some(gone), None));
     }
 }

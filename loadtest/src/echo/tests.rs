@@ -14,7 +14,7 @@ use crate::{
 
 fn to(handle: &Handle, protocol: Protocol) -> Target {
     let scheme = if protocol == Protocol::Grpc { "grpc" } else { "http" };
-    let tls = Tls { authority: None, identity: None };
+    let tls = Tls::default();
     target::parse(&format!("{scheme}://{}", handle.address), Some(protocol), tls).unwrap()
 }
 

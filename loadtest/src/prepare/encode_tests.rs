@@ -74,7 +74,7 @@ fn binary_has_them_behind() {
 #[test]
 fn calls_are_messages_behind_their_lengths() {
     let mut secure = target(Protocol::Grpc);
-    secure.tls = Some(Tls { authority: None, identity: None });
+    secure.tls = Some(Tls::default());
     let Wire::Grpc { headers, message } = infer(&secure, &entry(), &tensors()).unwrap() else {
         panic!("not gRPC")
     };

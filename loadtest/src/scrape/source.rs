@@ -365,7 +365,7 @@ mod tests {
             }
         });
         let page: Page = format!("https://localhost:{port}/m").parse().unwrap();
-        let trusting = Tls { authority: Some(authority), identity: None };
+        let trusting = Tls { authority: Some(authority), ..Tls::default() };
         assert_eq!(page.fetch(Duration::from_secs(60), &trusting).unwrap(), "a 1");
         let error = page.fetch(Duration::from_secs(60), &Tls::default()).unwrap_err();
         assert!(error.contains("certificate"), "{error}");

@@ -5,3 +5,4 @@
 pub mod onnxd;
 pub mod process;
 pub mod run;
+pub mod terminal;

@@ -24,6 +24,20 @@ pub fn root() -> PathBuf {
 impl Onnxd {
     /// Serves those of models/ that any runtime runs, on ports that the system chooses; none where the binary is not built (`cargo test -p onnxd-loadtest` alone).
     pub fn start() -> Option<Onnxd> {
+        Onnxd::started(&["127.0.0.1:0"; 3], |_| {})
+    }
+
+    /// The same with more settings.
+    pub fn start_with(more: impl FnOnce(&mut Command)) -> Option<Onnxd> {
+        Onnxd::started(&["127.0.0.1:0"; 3], more)
+    }
+
+    /// The same with another address for the protocol's HTTP port, which speaks gRPC as well.
+    pub fn start_on(address: &str) -> Option<Onnxd> {
+        Onnxd::started(&[address, "127.0.0.1:0", "127.0.0.1:0"], |_| {})
+    }
+
+    fn started(addresses: &[&str; 3], more: impl FnOnce(&mut Command)) -> Option<Onnxd> {
         let Some(binary) = sibling("onnxd") else {
             println!(
                 "skipped: onnxd is not built beside onnxd-loadtest (scripts/test.sh builds it)"
@@ -33,9 +47,10 @@ impl Onnxd {
         let mut command = Command::new(binary);
         command.args(["serve", "--models"]).arg(root().join("models")).stdout(Stdio::null());
         command.args(["--load", "wine,digits"]);
-        for port in ["--http", "--grpc", "--operator"] {
-            command.args([port, "127.0.0.1:0"]);
+        for (port, address) in ["--http", "--grpc", "--operator"].into_iter().zip(addresses) {
+            command.args([port, address]);
         }
+        more(&mut command);
         let process = Running::start(&mut command);
         let line = process.line("listening http=");
         let address = |key: &str| {
@@ -45,7 +60,8 @@ impl Onnxd {
         let (http, grpc) = (address("http="), address("grpc="));
         let server = Onnxd { process, http, grpc, operator: address("operator=") };
         wait_for("onnxd is ready", || {
-            server.ask("GET", "/v2/health/ready", "").starts_with("HTTP/1.1 200").then_some(())
+            let ready = get(&server.operator, "/v2/health/ready");
+            ready.starts_with("HTTP/1.1 200").then_some(())
         });
         Some(server)
     }
@@ -63,4 +79,14 @@ impl Onnxd {
         peer.read_to_string(&mut answer).expect("the answer arrives");
         answer
     }
+}
+
+/// The whole answer to a request without a body.
+fn get(address: &str, path: &str) -> String {
+    let mut peer = TcpStream::connect(address).expect("it listens");
+    write!(peer, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .expect("the request goes out");
+    let mut answer = String::new();
+    peer.read_to_string(&mut answer).expect("the answer arrives");
+    answer
 }
