@@ -97,6 +97,7 @@ fn response(count: usize, binary: bool) -> InferResponse {
     let dims = [1, count as i64].as_slice().into();
     let tensor = Tensor { datatype: Datatype::Fp32, dims, data: raw(count) };
     InferResponse {
+        route: None,
         model: "tabular_mlp".into(),
         version: "1".into(),
         id: Text::from_static("42"),

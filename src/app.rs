@@ -42,11 +42,13 @@ use crate::{
         loader::Backends,
         manager::{Deps, Manager},
         options::Load,
+        traffic::Place,
     },
     runtime,
     serving::{
         engine::{Engine, EngineOptions},
         memory::Budget,
+        shadow::Shadows,
     },
     shutdown::{self, Announcer, Phase},
     telemetry::{self, logs::Access, prometheus, registry, trace::Traces},
@@ -216,6 +218,22 @@ pub struct Server {
     observer: Option<Arc<Observer>>,
 }
 
+/// The engine, with what it needs beside the table.
+fn engine(config: &Config, manager: &Manager) -> Result<Engine, String> {
+    let options = EngineOptions {
+        request_memory_bytes: config.request_memory_bytes,
+        max_deadline: millis(config.max_deadline_ms),
+        max_requests: config.max_requests,
+        shared_memory: config.shared_memory.clone(),
+        max_request_bytes: config.max_request_bytes,
+    };
+    let engine = Engine::new(manager.table.clone(), &options).with_shadows(Shadows::start()?);
+    Ok(match config.lifecycle.model_memory_bytes {
+        0 => engine,
+        _ => engine.loading_on_demand(manager.control.clone()),
+    })
+}
+
 impl Server {
     /// Binds first, so that health answers while models load and a port that is taken ends the start at once.
     pub fn start(config: &Config) -> Result<Server, String> {
@@ -241,18 +259,7 @@ impl Server {
         let state = state(config);
         let deps = Deps { backends, pool, devices: devices.clone(), cores, state };
         let manager = Arc::new(Manager::start(&config.repository(), deps)?);
-        let options = EngineOptions {
-            request_memory_bytes: config.request_memory_bytes,
-            max_deadline: millis(config.max_deadline_ms),
-            max_requests: config.max_requests,
-            shared_memory: config.shared_memory.clone(),
-            max_request_bytes: config.max_request_bytes,
-        };
-        let mut engine = Engine::new(manager.table.clone(), &options);
-        if config.lifecycle.model_memory_bytes > 0 {
-            engine = engine.loading_on_demand(manager.control.clone());
-        }
-        let engine = Arc::new(engine);
+        let engine = Arc::new(engine(config, &manager)?);
         show_memory(engine.budget.clone());
         let (announcer, listener) = shutdown::channel();
         let api = Api {
@@ -264,6 +271,7 @@ impl Server {
             calls: manager.control.clone(),
             limits: body_limits(config),
             budget: engine.budget.clone(),
+            place: Place { models: config.models.clone(), state: self::state(config) },
             regions: engine.regions.clone(),
             log_format: config.log.format,
             traced: config.tracing.share(),

@@ -10,6 +10,8 @@ pub mod api;
 
 pub mod serving;
 
+pub mod rollout;
+
 pub mod repository;
 
 pub mod cache;

@@ -48,6 +48,8 @@ mod overload;
 mod padding;
 #[path = "e2e/quiet.rs"]
 mod quiet;
+#[path = "e2e/rollout.rs"]
+mod rollout;
 #[path = "e2e/secure.rs"]
 mod secure;
 #[path = "e2e/side_by_side.rs"]

@@ -18,6 +18,7 @@ const FLOORS: [&str; 15] = [
     "config",
     "api",
     "serving",
+    "rollout",
     "repository",
     "cache",
     "batcher",
@@ -53,6 +54,7 @@ const PURE: [&str; 36] = [
     "batcher/shares.rs",
     "batcher/standing.rs",
     "cache/key.rs",
+    "repository/breaker.rs",
     "repository/declared.rs",
     "predlog/columns.rs",
     "predlog/paths.rs",
@@ -68,8 +70,11 @@ const PURE: [&str; 36] = [
     "repository/samples.rs",
     "repository/settle.rs",
     "repository/pbtxt.rs",
+    "rollout/change.rs",
     "serving/classify.rs",
+    "serving/compare.rs",
     "serving/quota.rs",
+    "serving/router.rs",
 ];
 
 const IMPURE: [&str; 9] = [
@@ -90,14 +95,16 @@ const PURE_BUT: [(&str, &str); 2] =
     [("api/auth/policy.rs", "net::"), ("types/time.rs", "Instant::now")];
 
 /// Who may start threads and tasks, and which: the list is closed, so that everything that runs is known.
-const SPAWNERS: [(&str, &str); 5] = [
+const SPAWNERS: [(&str, &str); 7] = [
     (
         "api/listen.rs",
         "the network threads and the operator's, a task for each listener and connection",
     ),
+    ("api/rollout.rs", "reading and writing traffic rules, whose disk may hang"),
     ("app.rs", "the watch over the start, and waiting for threads to end at a stop"),
     ("batcher/executor.rs", "the executors and their reserve, and those of each device's lane"),
     ("repository/manager.rs", "the manager, its eyes and its sweeper, and the loaders"),
+    ("serving/shadow.rs", "the thread that runs shadows"),
     ("telemetry/logs.rs", "the log's writer"),
 ];
 
@@ -126,7 +133,7 @@ const OWNERS: [(&str, &[&str]); 34] = [
     ("ort_sys", &["runtime/ort"]),
     ("parquet", &["predlog/"]),
     ("rustls", &["api/tls"]),
-    ("siphasher", &["cache/key.rs"]),
+    ("siphasher", &["cache/key.rs", "serving/router.rs"]),
     ("socket2", &["api/"]),
     ("tokio_rustls", &["api/"]),
     ("tonic", &["api/"]),

@@ -42,7 +42,8 @@ impl Behind for Arc<Front> {
         caller: Option<Arc<Caller>>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let received = now();
-        fast::answer(self, Lane::of(request), caller, received)
+        let lane = Lane::of(&self, request);
+        fast::answer(self, lane, caller, received)
     }
 }
 

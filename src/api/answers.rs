@@ -238,7 +238,7 @@ fn operator_model(model: &Model) -> Value {
             "version": number,
             "state": state.index_name(),
             "standing": state.label(),
-            "traffic_share": if current == Some(*number) { 1.0 } else { 0.0 },
+            "traffic_share": model.share_of(*number),
             "reason": model.reason(*number, state),
         });
         if let State::Ready(version) | State::Kept(version) = state {

@@ -45,9 +45,7 @@ pub fn call(path: &str) -> Option<Result<Call, Error>> {
     let (model, rest) = target.split_once('/').unwrap_or((target, ""));
     let which = match rest.split_once('/') {
         None if rest.is_empty() && !target.contains('/') => None,
-        Some((kind @ ("versions" | "labels"), name)) if !name.is_empty() && !name.contains('/') => {
-            Some((kind, name))
-        }
+        Some((kind @ ("versions" | "labels"), name)) if !name.contains('/') => Some((kind, name)),
         _ => return None,
     };
     if model.is_empty() {
@@ -64,6 +62,10 @@ pub fn call(path: &str) -> Option<Result<Call, Error>> {
     let decoded = |verb| {
         let which = match which {
             None => Which::Current,
+            Some((kind, "")) => {
+                let what = kind.trim_end_matches('s');
+                return Err(Error::new(Code::NotFound, format!("the path names no {what}")));
+            }
             Some(("labels", name)) => Which::Label(super::path::decode(name)?),
             Some((_, name)) => Which::Number(super::path::decode(name)?),
         };
@@ -269,7 +271,6 @@ mod tests {
             "/v1/models/iris:train",
             "/v1/models/iris:Predict",
             "/v1/models/iris/versions:predict",
-            "/v1/models/iris/versions/:predict",
             "/v1/models/iris/versions/3/4:predict",
             "/v1/models/iris/tags/3:predict",
             "/v1/models/a/b:predict",
@@ -281,6 +282,9 @@ mod tests {
         let explain = call("/v1/models/iris:explain").expect("a call").expect_err("not here");
         assert_eq!(explain.code, Code::Unimplemented);
         assert!(call("/v1/models/%zz:predict").expect("a call").is_err());
+        let nameless =
+            call("/v1/models/iris/versions/:predict").expect("a call").expect_err("no name");
+        assert_eq!(nameless.code, Code::NotFound);
     }
 
     #[test]

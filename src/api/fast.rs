@@ -13,10 +13,12 @@ use super::{
     gate::Gate,
     grpc,
     heads::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, HEADER_LENGTH, Heads, TIMEOUT},
+    http::wrong_method,
     streaming::{self, Stream},
     timed, v1,
 };
 use crate::{
+    repository::table::ROUTE,
     serving::{
         caller::Caller,
         engine::Engine,
@@ -26,7 +28,7 @@ use crate::{
     telemetry::registry::registry,
     types::{
         error::{Code, Error},
-        request::InferResponse,
+        request::{InferResponse, RouteHeads},
         text::Text,
         time::Tick,
     },
@@ -56,25 +58,55 @@ pub enum Lane {
     Router(Box<Request<Incoming>>),
 }
 
+impl Front {
+    /// What of a request's headers traffic rules look at: of nearly every server nothing.
+    pub fn route_heads(&self, headers: &HeaderMap) -> RouteHeads {
+        let table = self.engine.table.load();
+        if table.heads.is_empty() { None } else { route_heads(&table.heads, headers) }
+    }
+}
+
+#[cold]
+fn route_heads(names: &[Arc<str>], headers: &HeaderMap) -> RouteHeads {
+    let given = names.iter().filter_map(|name| {
+        let value = headers.get(&**name)?.to_str().ok()?;
+        Some((name.clone(), Text::from(value)))
+    });
+    let given: Box<[_]> = given.collect();
+    (!given.is_empty()).then_some(given)
+}
+
+/// Says in the answer's head which way the request took, where the model has traffic rules.
+pub fn say_route(route: &Option<Arc<str>>, answer: &mut Response<Body>) {
+    if let Some(route) = route
+        && let Ok(value) = HeaderValue::from_str(route)
+    {
+        answer.headers_mut().insert(HeaderName::from_static(ROUTE), value);
+    }
+}
+
 impl Lane {
     /// Chosen from the head alone, before anything waits: a future that waits carries no headers around.
-    pub fn of(request: Request<Incoming>) -> Lane {
+    pub fn of(front: &Front, request: Request<Incoming>) -> Lane {
         let path = request.uri().path();
         let post = request.method() == Method::POST;
         if path == GRPC_INFER || post && path == GRPC_STREAM {
             let heads = Heads::of(request.headers());
+            let routes = || front.route_heads(request.headers());
             if heads.content_type.is_some_and(|kind| grpc::is_grpc(kind.as_bytes())) {
                 if path == GRPC_INFER {
-                    return Lane::Grpc { call: Call::of(&heads), body: request.into_body() };
+                    let call = Call::of(&heads, routes());
+                    return Lane::Grpc { call, body: request.into_body() };
                 }
-                let call = streaming::Call::of(&heads);
+                let call = streaming::Call::of(&heads, routes());
                 return Lane::Stream { call, body: request.into_body() };
             }
         } else if post && let Some(target) = infer_target(path) {
-            let form = target.and_then(|target| Form::of(&Heads::of(request.headers()), target));
+            let form = target.and_then(|target| Form::of(front, request.headers(), target));
             return Lane::Http { form, body: request.into_body() };
-        } else if post && let Some(call) = compat::call(path) {
-            return Lane::V1(Box::new(v1::Ask::of(call, request)));
+        } else if let Some(call) = compat::call(path) {
+            let call = if post { call } else { Err(wrong_method(request.method(), path)) };
+            return Lane::V1(Box::new(v1::Ask::of(front, call, request)));
         }
         Lane::Router(Box::new(request))
     }
@@ -104,7 +136,13 @@ pub async fn answer(
         // Boxed, as all that is not everybody's.
         Lane::V1(ask) => {
             let answer = Box::pin(v1::infer(&front, *ask, caller.as_deref(), received)).await;
-            Ok(answer.unwrap_or_else(|error| http_error(&error)))
+            Ok(answer.unwrap_or_else(|error| {
+                let mut answer = http_error(&error);
+                if error.code == Code::WrongMethod {
+                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                }
+                answer
+            }))
         }
         Lane::Stream { body, call } => Ok(match call.inspect_err(count_refused) {
             Ok(call) => {
@@ -136,13 +174,14 @@ async fn route(
 pub struct Call {
     timeout: Option<Duration>,
     messages: encoding::Messages,
+    routes: RouteHeads,
 }
 
 impl Call {
-    fn of(heads: &Heads<'_>) -> Result<Call, Error> {
+    fn of(heads: &Heads<'_>, routes: RouteHeads) -> Result<Call, Error> {
         let timeout =
             heads.grpc_timeout.map(|value| grpc::timeout(value.as_bytes())).transpose()?;
-        Ok(Call { timeout, messages: encoding::of_call(heads)? })
+        Ok(Call { timeout, messages: encoding::of_call(heads)?, routes })
     }
 }
 
@@ -153,7 +192,7 @@ async fn grpc_infer(
     caller: Option<&Caller>,
     received: Tick,
 ) -> Result<Response<Body>, Error> {
-    let Call { timeout, messages } = call.inspect_err(count_refused)?;
+    let Call { timeout, messages, routes } = call.inspect_err(count_refused)?;
     let budget = &front.engine.budget;
     let mut charge = budget.charge();
     let framed = body::read(body, front.limits, &mut charge).await.inspect_err(count_refused)?;
@@ -173,14 +212,17 @@ async fn grpc_infer(
         let mut request = wire::grpc::decode_request(&message).inspect_err(count_refused)?;
         budget.decoded(&mut request, &message).inspect_err(count_refused)?;
         drop(message);
+        request.heads = routes;
         front.engine.begin(request, received, timeout, caller)?
     };
     let response = pending.answer().await?;
     let chunks = HEAD.with_borrow_mut(|head| wire::grpc::encode_response(&response, head))?;
-    if messages.answer != Coding::Identity {
-        return Box::pin(grpc_packed(chunks, messages.answer, budget)).await;
-    }
-    Ok(grpc_head(Body::chunks(chunks, Some(ok()))))
+    let mut answer = match messages.answer {
+        Coding::Identity => grpc_head(Body::chunks(chunks, Some(ok()))),
+        coding => Box::pin(grpc_packed(chunks, coding, budget)).await?,
+    };
+    say_route(&response.route, &mut answer);
+    Ok(answer)
 }
 
 /// The trailers of a call that went well.
@@ -291,7 +333,7 @@ async fn http_infer(
     let form = form.inspect_err(count_refused)?;
     let budget = &front.engine.budget;
     let mut charge = budget.charge();
-    let Form { target, json_length, plain: Plain { timeout, coding, answer } } = form;
+    let Form { target, json_length, plain: Plain { timeout, coding, answer, routes } } = form;
     let body = match coding {
         Coding::Identity => body::read(body, front.limits, &mut charge).await,
         coding => Box::pin(body::read_coded(body, coding, front.limits, &mut charge)).await,
@@ -308,9 +350,13 @@ async fn http_infer(
         drop(body);
         request.model = target.model;
         request.version = target.version;
+        request.heads = routes;
         front.engine.begin(request, received, timeout, caller)?
     };
-    let plain = http_answer(&pending.answer().await?, budget)?;
+    let response = pending.answer().await?;
+    let mut plain = http_answer(&response, budget)?;
+    say_route(&response.route, &mut plain);
+    drop(response);
     match answer {
         Coding::Identity => Ok(plain),
         coding => Box::pin(coded::answer(plain, coding, budget)).await,
@@ -330,23 +376,26 @@ pub struct Plain {
     /// Of the request's body, and of the answer's.
     pub coding: Coding,
     pub answer: Coding,
+    pub routes: RouteHeads,
 }
 
 impl Plain {
-    pub fn of(heads: &Heads<'_>) -> Result<Plain, Error> {
+    pub fn of(front: &Front, heads: &Heads<'_>) -> Result<Plain, Error> {
         let coding = encoding::of_body(heads)?;
         if let Some(kind) = heads.content_type {
             accepted(kind)?;
         }
         let timeout = number(heads.timeout, &TIMEOUT, "milliseconds")?;
         let timeout = timeout.filter(|&ms| ms > 0).map(Duration::from_millis);
-        Ok(Plain { timeout, coding, answer: encoding::accepted(heads) })
+        let answer = encoding::accepted(heads);
+        Ok(Plain { timeout, coding, answer, routes: front.route_heads(heads.all) })
     }
 }
 
 impl Form {
-    fn of(heads: &Heads<'_>, target: Target) -> Result<Form, Error> {
-        let plain = Plain::of(heads)?;
+    fn of(front: &Front, headers: &HeaderMap, target: Target) -> Result<Form, Error> {
+        let heads = Heads::of(headers);
+        let plain = Plain::of(front, &heads)?;
         let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON")?;
         let json_length = json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         Ok(Form { target, json_length, plain })

@@ -49,7 +49,7 @@ fn both() -> Both {
     // Left to the end of the process, as the executors of a server that is cut are.
     drop(Executors::start(&pool).unwrap());
     let base = fixture::api();
-    let mut table = Table { models: base.table.load().models.clone() };
+    let mut table = Table { models: base.table.load().models.clone(), ..Table::default() };
     table.models.insert("echo".into(), Arc::new(echo(&pool)));
     let table = Arc::new(ArcSwap::from_pointee(table));
     let options = EngineOptions {
@@ -167,7 +167,7 @@ impl Both {
         let (client, server) = tokio::io::duplex(1 << 16);
         let front = self.front.clone();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let lane = Lane::of(request);
+            let lane = Lane::of(&front, request);
             assert!(matches!(lane, Lane::Grpc { .. }), "not the fast lane");
             answer(front.clone(), lane, None, now())
         });

@@ -26,6 +26,7 @@ use crate::{
         calls::{self, Call, Control},
         options::ModelOptions,
         table::{Model, State, Table, Version},
+        traffic::Place,
     },
     runtime::session::{Cancel, Outputs, RunError, Session},
     serving::{
@@ -106,6 +107,7 @@ pub fn api() -> Api {
         calls: calls(),
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
+        place: Place { models: "nowhere".into(), state: None },
         regions: Arc::new(Regions::new(RegionOptions::default(), 1 << 20)),
         log_format: Format::Text,
         traced: None,

@@ -67,7 +67,7 @@ where
 {
     if request.method() != Method::POST {
         let mut response =
-            http::wrong_method(request.method().clone(), request.uri().clone()).await;
+            http::refuse_method(request.method().clone(), request.uri().clone()).await;
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return response;
     }

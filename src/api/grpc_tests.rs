@@ -254,6 +254,7 @@ impl Infer for Echo {
         Box::pin(async move {
             let version = version?;
             Ok(InferResponse {
+                route: None,
                 model: version.model.clone(),
                 version: version.label.clone(),
                 id: format!("{timeout:?}").into(),

@@ -272,7 +272,10 @@ mod tests {
         assert_eq!(told(&mut server).await, Some(ServingStatus::NotServing));
         let digits = set.api.table.load().models["digits"].clone();
         let table: &ArcSwap<Table> = &set.api.table;
-        table.store(Arc::new(Table { models: [("later".into(), digits)].into_iter().collect() }));
+        table.store(Arc::new(Table {
+            models: [("later".into(), digits)].into_iter().collect(),
+            ..Table::default()
+        }));
         set.publishes.send_replace(true);
         assert_eq!(told(&mut server).await, Some(ServingStatus::Serving));
         assert_eq!(told(&mut model).await, Some(ServingStatus::Serving));

@@ -65,7 +65,7 @@ pub fn router(api: Arc<Api>) -> Router {
 pub fn finish(routes: Routes, port: Port, api: Arc<Api>) -> Router {
     with_document(routes, port)
         .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(refuse_method)
         .layer(middleware::from_fn_with_state(api.clone(), coded::layer))
         .with_state(api)
 }
@@ -365,11 +365,14 @@ async fn unknown_path(request: Request) -> Response<Body> {
 }
 
 /// axum adds `Allow` to this.
-pub async fn wrong_method(method: Method, uri: Uri) -> Response<Body> {
-    http_response(&Error::new(
-        Code::WrongMethod,
-        format!("{} is not a method of {}", shown(method.as_str()), shown(uri.path())),
-    ))
+pub async fn refuse_method(method: Method, uri: Uri) -> Response<Body> {
+    http_response(&wrong_method(&method, uri.path()))
+}
+
+/// A path that is there, and a method that is not.
+pub fn wrong_method(method: &Method, path: &str) -> Error {
+    let said = format!("{} is not a method of {}", shown(method.as_str()), shown(path));
+    Error::new(Code::WrongMethod, said)
 }
 
 /// A path for a message: control characters escaped, length capped.

@@ -32,6 +32,7 @@ pub mod peer;
 pub mod proto;
 pub mod reflection;
 pub mod regions;
+pub mod rollout;
 pub mod schema;
 pub mod seldom;
 pub mod settings;

@@ -17,6 +17,7 @@ use super::{
     control::{ModelsRequest, RescanRequest, Verb},
     http::{Outcome, Target, finish, health, read_body, reply, repository, whole},
     openapi::Routes,
+    rollout,
     schema::{ControlErrors, ModelErrors},
     state::Api,
 };
@@ -37,6 +38,7 @@ POST /admin/v1/models/unload             unload models, or versions, as one
 POST /admin/v1/models/rescan             look at the repository now
 GET  /admin/v1/models                    every model
 POST /admin/v1/models/NAME/purge         forget the answers that the model's cache keeps
+GET  /admin/v1/models/NAME/traffic       who gets what of its requests; POST: one step of a rollout
 GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why
 GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
 \nWithout configured callers, the repository and /admin answer this machine only.
@@ -55,6 +57,8 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
             .routes(routes!(unload_models))
             .routes(routes!(rescan))
             .routes(routes!(purge))
+            .routes(routes!(rollout::traffic, rollout::step))
+            .routes(routes!(rollout::history))
             .routes(routes!(explain))
             .routes(routes!(explain_version))
             .routes(routes!(root))

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::body::BodyLimits;
 use crate::{
-    repository::{calls::Control, table::SharedTable},
+    repository::{calls::Control, table::SharedTable, traffic::Place},
     serving::{caller::Caller, engine::Engine, memory::Budget, regions::Regions},
     shutdown::{self, Phase},
     telemetry::{clock::now, logs::Format},
@@ -61,6 +61,8 @@ pub struct Api {
     pub limits: BodyLimits,
     /// What bodies are charged to.
     pub budget: Arc<Budget>,
+    /// Where traffic rules are written.
+    pub place: Place,
     /// What clients registered of shared memory.
     pub regions: Arc<Regions>,
     /// How the log's lines look, for the settings of the logging extension.

@@ -36,6 +36,7 @@ use crate::{
     telemetry::clock::now,
     types::{
         error::{Code, Error},
+        request::RouteHeads,
         time::Tick,
     },
     wire::{self, flate::Coding},
@@ -53,16 +54,17 @@ pub struct Call {
     pub strict: bool,
     /// Of messages that are flagged as compressed; answers go as they are.
     pub sent: Coding,
+    pub routes: RouteHeads,
 }
 
 impl Call {
     /// # Errors
     /// `InvalidArgument` for a timeout that is none, `UnsupportedEncoding` for an encoding that is unknown.
-    pub fn of(heads: &Heads<'_>) -> Result<Call, Error> {
+    pub fn of(heads: &Heads<'_>, routes: RouteHeads) -> Result<Call, Error> {
         let timeout =
             heads.grpc_timeout.map(|value| super::grpc::timeout(value.as_bytes())).transpose()?;
         let strict = heads.all.get("triton_grpc_error").is_some_and(|value| value == "true");
-        Ok(Call { timeout, strict, sent: encoding::of_call(heads)?.sent })
+        Ok(Call { timeout, strict, sent: encoding::of_call(heads)?.sent, routes })
     }
 }
 
@@ -94,6 +96,7 @@ struct About {
     sent: Coding,
     deadline: Option<Tick>,
     caller: Option<Arc<Caller>>,
+    routes: RouteHeads,
 }
 
 /// A request: its answer's chunks, or, where errors end the stream, the error.
@@ -118,8 +121,9 @@ impl Stream {
         received: Tick,
     ) -> Stream {
         let deadline = call.timeout.map(|timeout| received.after(timeout));
+        let routes = call.routes.clone();
         Stream {
-            about: About { strict: call.strict, sent: call.sent, deadline, caller },
+            about: About { strict: call.strict, sent: call.sent, deadline, caller, routes },
             body: Some(body),
             data: Bytes::new(),
             frames: Frames::new(front.limits.max_bytes),
@@ -275,7 +279,7 @@ async fn end(deadline: Option<Tick>, mut shutdown: shutdown::Listener) -> End {
 
 /// Answers one request of a stream.
 async fn answer(front: Arc<Front>, message: Message, about: About) -> Result<Chunks, Error> {
-    let About { strict, sent, deadline, caller } = about;
+    let About { strict, sent, deadline, caller, routes } = about;
     let _open = turn::Open::request();
     let Message { packed, bytes, mut charge } = message;
     let mut asked = wire::stream::Asked::default();
@@ -298,7 +302,8 @@ async fn answer(front: Arc<Front>, message: Message, about: About) -> Result<Chu
         let infer = async {
             let pending = {
                 let request = wire::grpc::decode_request(&std::mem::take(&mut message));
-                let request = request.inspect_err(count_refused)?;
+                let mut request = request.inspect_err(count_refused)?;
+                request.heads = routes;
                 front.engine.begin(request, received, left, caller.as_deref())?
             };
             let response = pending.answer().await?;

@@ -19,7 +19,7 @@ use super::{
     body::{self, Body},
     coded,
     compat::{self, Call, Verb, Which},
-    fast::{Front, Plain, count_refused},
+    fast::{Front, Plain, count_refused, say_route},
     heads::Heads,
     http::{Outcome, reply},
     openapi::Routes,
@@ -49,8 +49,8 @@ pub struct Ask {
 }
 
 impl Ask {
-    pub fn of(call: Result<Call, Error>, request: Request<Incoming>) -> Ask {
-        let plain = || Plain::of(&Heads::of(request.headers()));
+    pub fn of(front: &Front, call: Result<Call, Error>, request: Request<Incoming>) -> Ask {
+        let plain = || Plain::of(front, &Heads::of(request.headers()));
         let call = call.and_then(|call| Ok((call, plain()?)));
         Ask { call, body: request.into_body() }
     }
@@ -88,13 +88,16 @@ pub async fn infer(
         drop(body);
         request.model = call.model;
         request.version = version;
+        request.heads = plain.routes;
         (front.engine.begin(request, received, plain.timeout, caller)?, answer)
     };
-    let json = budget.written(encode(&pending.answer().await?, &answer)?.into())?;
+    let answered = pending.answer().await?;
+    let json = budget.written(encode(&answered, &answer)?.into())?;
     let mut response = Response::new(Body::whole(json));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    say_route(&answered.route, &mut response);
     match plain.answer {
         Coding::Identity => Ok(response),
         coding => coded::answer(response, coding, budget).await,

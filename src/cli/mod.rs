@@ -11,6 +11,7 @@ pub mod log;
 pub mod man;
 pub mod models;
 pub mod output;
+pub mod rollout;
 pub mod serve;
 pub mod settings;
 pub mod sibling;
@@ -59,6 +60,7 @@ enum Command {
     Health(health::Args),
     Models(models::Args),
     Log(log::Args),
+    Rollout(rollout::Args),
     Key(key::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -118,6 +120,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Health(args) => health::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Rollout(args) => rollout::run(args),
         Command::Key(args) => key::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -11,7 +11,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::types::error::{Code, Error};
+use crate::types::{
+    error::{Code, Error},
+    traffic::Traffic,
+};
 
 /// Calls that wait or are under way; one more is refused.
 pub const MOST_CALLS: usize = 256;
@@ -34,6 +37,12 @@ pub enum Command {
     Unload(Vec<Target>),
     /// Look at the whole repository at once; the models that are named are given back to their directories.
     Rescan(Vec<String>),
+    /// Traffic rules of a model are about to be written (`asked`: what they name is loaded, and the rules come into effect
+    /// once the file has them), or have been.
+    Traffic {
+        model: String,
+        asked: Option<Arc<Traffic>>,
+    },
     /// Load a model that is out of memory: somebody asks for it. `done` is dropped when there is nothing more to wait for.
     Demand {
         model: String,
@@ -49,7 +58,7 @@ impl Command {
                 targets.iter().map(|target| target.model.clone()).collect()
             }
             Command::Rescan(models) => models.clone(),
-            Command::Demand { model, .. } => vec![model.clone()],
+            Command::Traffic { model, .. } | Command::Demand { model, .. } => vec![model.clone()],
         };
         models.sort_unstable();
         models.dedup();

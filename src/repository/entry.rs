@@ -3,6 +3,7 @@
 
 mod calls;
 mod leaving;
+mod routed;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use self::leaving::Kept;
+use self::{leaving::Kept, routed::Routed};
 use super::{
     job::{Job, Ticket},
     lifecycle::{self, Action, Standing, Standings},
@@ -52,6 +53,8 @@ pub struct Entry {
     repository: Arc<Repository>,
     found: FoundModel,
     on_disk: BTreeSet<u64>,
+    /// Who is to get what of its requests.
+    routed: Routed,
     wish: Wish,
     /// Calls said so, and nothing else changes it.
     by_call: bool,
@@ -151,6 +154,7 @@ impl Entry {
             repository: repository.clone(),
             found: FoundModel::default(),
             on_disk: BTreeSet::new(),
+            routed: Routed::default(),
             wish: if wanted { Wish::Directory } else { Wish::Nothing(NOT_ASKED_FOR) },
             by_call: false,
             parked: false,
@@ -269,6 +273,10 @@ impl Entry {
         }
     }
 
+    fn current_number(&self) -> Option<u64> {
+        lifecycle::current(&self.want(), &self.standings)
+    }
+
     /// What a version would be opened from, and how.
     fn subject(&self, number: u64) -> Tried {
         (self.found.prints.get(&number).copied(), self.options.clone())
@@ -301,14 +309,14 @@ impl Entry {
     }
 
     fn step(&mut self, now: Instant, jobs: &mut Vec<Job>) {
-        let policy = self.policy();
+        let want = self.want();
         let failed = self.standings.iter().filter(|(_, s)| **s == Standing::Failed);
         let stale: Vec<u64> = failed.map(|(n, _)| *n).filter(|n| !self.is_tried(*n)).collect();
         for number in stale {
             self.standings.remove(&number);
         }
         loop {
-            let actions = lifecycle::next(&policy, &self.on_disk, &self.standings);
+            let actions = lifecycle::next(&want, &self.on_disk, &self.standings);
             let mut again = false;
             for action in actions {
                 match action {
@@ -327,7 +335,7 @@ impl Entry {
                 break;
             }
         }
-        for number in lifecycle::wanted(&policy, &self.on_disk, &self.standings) {
+        for number in lifecycle::wanted(&want, &self.on_disk, &self.standings) {
             let serves = self.standings.get(&number) == Some(&Standing::Ready);
             if serves && !self.opening.contains_key(&number) && !self.is_tried(number) {
                 jobs.extend(self.reload(number));
@@ -487,16 +495,16 @@ impl Entry {
 
     /// Whether everything that can be tried has been.
     pub fn settled(&self) -> bool {
-        let policy = self.policy();
+        let want = self.want();
         self.opening.is_empty()
             && (!self.active()
                 || self.parked
-                || lifecycle::settled(&policy, &self.on_disk, &self.standings))
+                || lifecycle::settled(&want, &self.on_disk, &self.standings))
     }
 
     /// Whether the server's readiness no longer waits for this model.
     pub fn done(&self, readiness: Readiness) -> bool {
-        let serves = lifecycle::current(&self.standings).is_some();
+        let serves = self.current_number().is_some();
         !self.wanted()
             || self.parked
             || (self.settled() && (serves || readiness == Readiness::Lenient))
@@ -508,7 +516,7 @@ impl Entry {
             && self.wanted()
             && !self.parked
             && self.settled()
-            && lifecycle::current(&self.standings).is_none()
+            && self.current_number().is_none()
     }
 
     pub fn problem(&self) -> Option<&str> {
@@ -517,7 +525,7 @@ impl Entry {
 
     /// The version that answers by default.
     fn current(&self) -> Option<Arc<Version>> {
-        match self.states.get(&lifecycle::current(&self.standings)?) {
+        match self.states.get(&self.current_number()?) {
             Some(State::Ready(version)) => Some(version.clone()),
             _ => None,
         }
@@ -526,12 +534,13 @@ impl Entry {
     /// Its row in the table.
     pub fn row(&self) -> Arc<Model> {
         let current = self.current();
-        let problem = self.problem.clone();
+        let problem = self.problem.clone().or_else(|| self.routed.notice(current.as_deref()));
         let out = self.parked || (self.awaited && current.is_none());
         let (failed, notice) = match current {
             Some(_) => (None, problem),
-            None => (problem, None),
+            None => (self.problem.clone(), None),
         };
+        let routes = self.routes(current.as_ref());
         Arc::new(Model {
             name: self.name.clone(),
             failed,
@@ -541,6 +550,7 @@ impl Entry {
             parked: out && self.wanted() && self.problem.is_none(),
             by_call: self.by_call,
             current,
+            routes,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! it shall watch, again and again.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use super::{
     lifecycle_options::{LifecycleOptions, Watch},
     settle::Settle,
     store::Repository,
+    traffic::{Said, Watched},
 };
 
 /// Looking takes one part in so many of a processor's time at most, however often something changes.
@@ -37,6 +39,8 @@ pub struct Sight {
     pub whole: bool,
     /// With `whole: false`, only what was looked for. The error is one of the place.
     pub found: Result<Arc<Repository>, String>,
+    /// What the traffic.yaml of some models says, where it has changed.
+    pub traffic: Vec<(String, Said)>,
 }
 
 /// What it takes to look.
@@ -48,6 +52,11 @@ pub struct Eyes {
     settle: Settle,
     watch: Watch,
     poll: Duration,
+    traffic: Watched,
+    /// The models whose traffic.yaml is looked at: all that were ever seen.
+    names: BTreeSet<String>,
+    /// Between two looks at the traffic.yaml of all models; zero: none.
+    traffic_poll: Duration,
     /// Said already that the place cannot be seen.
     blind: bool,
 }
@@ -56,33 +65,42 @@ impl Eyes {
     /// `place` is the repository as it was found at the start.
     pub fn new(
         place: Arc<Repository>,
+        traffic: Watched,
         looks: Receiver<Look>,
         sights: Sender<Sight>,
         options: &LifecycleOptions,
     ) -> Eyes {
         let settle = Settle::new(Duration::from_millis(options.settle_ms), &place.models);
         let poll = Duration::from_millis(options.poll_ms);
-        let watch = options.watch;
-        Eyes { place, looks, sights, start: Instant::now(), settle, watch, poll, blind: false }
+        let (watch, start) = (options.watch, Instant::now());
+        let traffic_poll = Duration::from_millis(options.traffic_poll_ms);
+        let names = place.models.keys().cloned().collect();
+        Eyes {
+            place,
+            looks,
+            sights,
+            start,
+            settle,
+            watch,
+            poll,
+            traffic,
+            names,
+            traffic_poll,
+            blind: false,
+        }
     }
 
     /// Looks until nobody asks any more.
     pub fn run(mut self) {
-        if self.watch == Watch::Off {
-            while let Ok(look) = self.looks.recv() {
-                if !self.look(look) {
-                    return;
-                }
-            }
-            return;
-        }
         let (sign, signs) = bounded(1);
         // Dropped at the end: it holds a thread.
         let _watcher = match self.watch {
             Watch::Notify => watcher(self.place.given(), sign.clone()),
             _ => None,
         };
-        let mut next = Instant::now() + self.poll;
+        let mut next = (self.watch != Watch::Off).then(|| Instant::now() + self.poll);
+        let polls = !self.traffic_poll.is_zero();
+        let mut traffic = polls.then(|| Instant::now() + self.traffic_poll);
         loop {
             let looks = self.looks.clone();
             select! {
@@ -92,17 +110,42 @@ impl Eyes {
                     },
                     Err(_) => return,
                 },
-                recv(signs) -> _ => next = next.min(Instant::now() + GATHER),
-                recv(crossbeam_channel::at(next)) -> _ => {
+                recv(signs) -> _ => next = next.map(|at| at.min(Instant::now() + GATHER)),
+                recv(ring(next)) -> _ => {
                     // What comes from here on is another change.
                     let _ = signs.try_recv();
-                    match self.watch_once() {
-                        Some(at) => next = at,
-                        None => return,
+                    next = self.watch_once();
+                    if next.is_none() {
+                        return;
+                    }
+                }
+                recv(ring(traffic)) -> _ => {
+                    traffic = self.look_at_traffic();
+                    if traffic.is_none() {
+                        return;
                     }
                 }
             }
         }
+    }
+
+    /// Looks at every model's traffic.yaml, and tells what has changed. Gives when to look again; `None` where nobody wants to
+    /// know any more.
+    fn look_at_traffic(&mut self) -> Option<Instant> {
+        let begun = Instant::now();
+        let traffic = self.traffic.changed(self.names.iter());
+        if !traffic.is_empty() {
+            let found = Ok(self.place.clone());
+            self.sights.send(Sight { call: None, whole: false, found, traffic }).ok()?;
+        }
+        Some(Instant::now() + self.traffic_poll.max(begun.elapsed() * LOOK_SHARE))
+    }
+
+    /// The same for models that were just seen.
+    fn traffic_of(&mut self, found: &Result<Repository, String>) -> Vec<(String, Said)> {
+        let Ok(found) = found else { return Vec::new() };
+        self.names.extend(found.models.keys().cloned());
+        self.traffic.changed(found.models.keys())
     }
 
     /// Looks at what somebody asked for; false where nobody wants to know any more.
@@ -112,7 +155,9 @@ impl Eyes {
             Some(models) => self.place.look(models.iter().map(String::as_str)),
             None => self.place.again(),
         };
-        let sight = Sight { call: Some(call), whole: models.is_none(), found: found.map(Arc::new) };
+        let traffic = self.traffic_of(&found);
+        let (call, whole) = (Some(call), models.is_none());
+        let sight = Sight { call, whole, found: found.map(Arc::new), traffic };
         self.sights.send(sight).is_ok()
     }
 
@@ -126,14 +171,17 @@ impl Eyes {
                 changed = self.settle.see(&found.models, begun - self.start);
                 if changed {
                     found.models = self.settle.shown().clone();
+                    self.names.extend(found.models.keys().cloned());
+                    let traffic = self.traffic.changed(found.models.keys());
                     let found = Ok(Arc::new(found));
-                    self.sights.send(Sight { call: None, whole: true, found }).ok()?;
+                    self.sights.send(Sight { call: None, whole: true, found, traffic }).ok()?;
                 }
             }
             Err(error) if !self.blind => {
                 // Once, not with every look. What serves goes on.
                 self.blind = true;
-                self.sights.send(Sight { call: None, whole: true, found: Err(error) }).ok()?;
+                let (found, traffic) = (Err(error), Vec::new());
+                self.sights.send(Sight { call: None, whole: true, found, traffic }).ok()?;
             }
             Err(_) => {}
         }
@@ -144,6 +192,11 @@ impl Eyes {
         let settled = self.settle.next().map(|at| self.start + at);
         Some(settled.unwrap_or(now + self.poll).min(now + self.poll).max(rest))
     }
+}
+
+/// Rings at that time, if there is one.
+fn ring(at: Option<Instant>) -> Receiver<Instant> {
+    at.map_or_else(crossbeam_channel::never, crossbeam_channel::at)
 }
 
 /// Has the system tell of changes. Where it cannot, there still is the look now and then.

@@ -347,7 +347,8 @@ impl Keeper {
 
     fn publish(&mut self) {
         let begun = Instant::now();
-        let table = Arc::new(Table { models: self.rows.clone() });
+        let heads = Table::heads_of(self.rows.values());
+        let table = Arc::new(Table { models: self.rows.clone(), heads });
         let before = self.outside.table.swap(table);
         // In this order: what is freed is in no table that anybody can load.
         self.outside.sweeper.retire(before);

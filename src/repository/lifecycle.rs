@@ -22,22 +22,44 @@ pub enum Action {
 
 pub type Standings = BTreeMap<u64, Standing>;
 
-/// The versions to have, of those on disk, newest first: what failed counts as not there, so that the version before
-/// a broken one moves up.
-pub fn wanted(policy: &Versions, on_disk: &BTreeSet<u64>, actual: &Standings) -> Vec<u64> {
-    let can = |number: &&u64| actual.get(number) != Some(&Standing::Failed);
-    let newest_first = on_disk.iter().rev().filter(can).copied();
-    match policy {
-        Versions::Latest(count) => newest_first.take(*count).collect(),
-        Versions::All => newest_first.collect(),
-        Versions::Only(listed) => newest_first.filter(|n| listed.contains(n)).collect(),
+/// What is wanted of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// By the model's options, or by calls.
+    pub versions: Versions,
+    /// The version that answers a request which names none, where that is decided; what else serves is for others.
+    pub primary: Option<u64>,
+    /// Versions that traffic is meant for, the primary among them.
+    pub named: BTreeSet<u64>,
+}
+
+impl From<Versions> for Want {
+    fn from(versions: Versions) -> Want {
+        Want { versions, primary: None, named: BTreeSet::new() }
     }
+}
+
+/// The versions to have, of those on disk, newest first: what failed counts as not there, so that the version before
+/// a broken one moves up. Where a primary is named that cannot serve, that is the one before it.
+pub fn wanted(want: &Want, on_disk: &BTreeSet<u64>, actual: &Standings) -> Vec<u64> {
+    let can = |number: &u64| actual.get(number) != Some(&Standing::Failed);
+    let newest_first = || on_disk.iter().rev().copied().filter(can);
+    let mut wanted: BTreeSet<u64> = match &want.versions {
+        Versions::Latest(count) => newest_first().take(*count).collect(),
+        Versions::All => newest_first().collect(),
+        Versions::Only(listed) => newest_first().filter(|n| listed.contains(n)).collect(),
+    };
+    wanted.extend(newest_first().filter(|n| want.named.contains(n)));
+    if let Some(primary) = want.primary {
+        wanted.extend(newest_first().find(|n| *n <= primary));
+    }
+    wanted.into_iter().rev().collect()
 }
 
 /// The next actions. Applied until there are none, they lead to every wanted version being ready; a version that
 /// serves goes only once its successors do.
-pub fn next(policy: &Versions, on_disk: &BTreeSet<u64>, actual: &Standings) -> Vec<Action> {
-    let wanted = wanted(policy, on_disk, actual);
+pub fn next(want: &Want, on_disk: &BTreeSet<u64>, actual: &Standings) -> Vec<Action> {
+    let wanted = wanted(want, on_disk, actual);
     let ready = |n: &u64| actual.get(n) == Some(&Standing::Ready);
     let mut actions: Vec<Action> =
         wanted.iter().filter(|n| !actual.contains_key(n)).map(|n| Action::Load(*n)).collect();
@@ -52,13 +74,17 @@ pub fn next(policy: &Versions, on_disk: &BTreeSet<u64>, actual: &Standings) -> V
 }
 
 /// Whether everything that can be tried has been: nothing to do, nothing under way.
-pub fn settled(policy: &Versions, on_disk: &BTreeSet<u64>, actual: &Standings) -> bool {
-    !actual.values().any(|s| *s == Standing::Loading) && next(policy, on_disk, actual).is_empty()
+pub fn settled(want: &Want, on_disk: &BTreeSet<u64>, actual: &Standings) -> bool {
+    !actual.values().any(|s| *s == Standing::Loading) && next(want, on_disk, actual).is_empty()
 }
 
-/// The version that answers a request which names none: the newest that is ready.
-pub fn current(actual: &Standings) -> Option<u64> {
-    actual.iter().rev().find(|(_, s)| **s == Standing::Ready).map(|(n, _)| *n)
+/// The version that answers a request which names none: the primary; where that does not serve, or none is named, the newest
+/// that is ready, with the primary's predecessors before its successors.
+pub fn current(want: &Want, actual: &Standings) -> Option<u64> {
+    let ready =
+        |(number, standing): (&u64, &Standing)| (*standing == Standing::Ready).then_some(*number);
+    let before = |primary| actual.range(..=primary).rev().find_map(ready);
+    want.primary.and_then(before).or_else(|| actual.iter().rev().find_map(ready))
 }
 
 #[cfg(test)]
@@ -74,7 +100,7 @@ mod tests {
     /// Applies actions until none are left; versions in `broken` fail. `pick` decides which of several loads under
     /// way ends first. Returns how often each version was tried.
     fn run(
-        policy: &Versions,
+        want: &Want,
         on_disk: &BTreeSet<u64>,
         broken: &BTreeSet<u64>,
         actual: &mut Standings,
@@ -84,7 +110,7 @@ mod tests {
         let serving = |a: &Standings| a.values().filter(|s| **s == Standing::Ready).count();
         let served_before = serving(actual) > 0;
         for _ in 0..1000 {
-            for action in next(policy, on_disk, actual) {
+            for action in next(want, on_disk, actual) {
                 match action {
                     Action::Load(n) => {
                         prop_assert!(on_disk.contains(&n));
@@ -103,10 +129,10 @@ mod tests {
             let loading: Vec<u64> =
                 actual.iter().filter(|(_, s)| **s == Standing::Loading).map(|(n, _)| *n).collect();
             if loading.is_empty() {
-                prop_assert!(settled(policy, on_disk, actual));
+                prop_assert!(settled(want, on_disk, actual));
                 return Ok(tries);
             }
-            prop_assert!(!settled(policy, on_disk, actual));
+            prop_assert!(!settled(want, on_disk, actual));
             pick = pick.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let n = loading[(pick >> 33) as usize % loading.len()];
             let end = if broken.contains(&n) { Standing::Failed } else { Standing::Ready };
@@ -132,7 +158,7 @@ mod tests {
             pick in any::<u64>(),
         ) {
             let mut actual = Standings::new();
-            let tries = run(&policy, &on_disk, &broken, &mut actual, pick)?;
+            let tries = run(&policy.clone().into(), &on_disk, &broken, &mut actual, pick)?;
             prop_assert!(tries.values().all(|t| *t == 1), "tried twice: {tries:?}");
             // The oracle: the policy over what works.
             let good: Vec<u64> =
@@ -145,7 +171,7 @@ mod tests {
             let ready: BTreeSet<u64> =
                 actual.iter().filter(|(_, s)| **s == Standing::Ready).map(|(n, _)| *n).collect();
             prop_assert_eq!(&ready, &expected);
-            prop_assert_eq!(current(&actual), expected.last().copied());
+            prop_assert_eq!(current(&policy.into(), &actual), expected.last().copied());
         }
 
         #[test]
@@ -158,21 +184,51 @@ mod tests {
             pick in any::<u64>(),
         ) {
             let mut actual = Standings::new();
-            run(&first, &before, &broken, &mut actual, pick)?;
+            run(&first.into(), &before, &broken, &mut actual, pick)?;
+            let wish = Want::from(then);
             let failed: BTreeSet<u64> =
                 actual.iter().filter(|(_, s)| **s == Standing::Failed).map(|(n, _)| *n).collect();
-            let tries = run(&then, &after, &broken, &mut actual, pick)?;
+            let tries = run(&wish, &after, &broken, &mut actual, pick)?;
             prop_assert!(tries.values().all(|t| *t == 1));
             prop_assert!(tries.keys().all(|n| !failed.contains(n)), "a failed version was tried again");
             if after.is_empty() {
-                prop_assert_eq!(current(&actual), None);
+                prop_assert_eq!(current(&wish, &actual), None);
+            }
+        }
+
+        /// Whatever a rollout wants next: the model is never without a version, what is named comes to serve where it can, and the
+        /// primary answers once it does.
+        #[test]
+        fn traffic_moves_between_versions_that_serve(
+            policy in policies(),
+            on_disk in btree_set(1u64..9, 1..7),
+            broken in btree_set(1u64..9, 0..4),
+            primaries in proptest::collection::vec((1u64..9, btree_set(1u64..9, 0..3)), 1..5),
+            pick in any::<u64>(),
+        ) {
+            let mut actual = Standings::new();
+            run(&policy.clone().into(), &on_disk, &broken, &mut actual, pick)?;
+            for (primary, mut named) in primaries {
+                named.insert(primary);
+                let want = Want { versions: policy.clone(), primary: Some(primary), named };
+                run(&want, &on_disk, &broken, &mut actual, pick)?;
+                let good: Vec<u64> = on_disk.difference(&broken).copied().collect();
+                for named in want.named.iter().filter(|n| good.contains(n)) {
+                    prop_assert_eq!(actual.get(named), Some(&Standing::Ready));
+                }
+                let answers = current(&want, &actual);
+                let before = good.iter().rev().find(|n| **n <= primary).copied();
+                match before {
+                    Some(version) => prop_assert_eq!(answers, Some(version)),
+                    None => prop_assert!(answers.is_none_or(|n| good.contains(&n))),
+                }
             }
         }
     }
 
     #[test]
     fn a_broken_newest_leaves_the_one_before_serving() {
-        let (policy, on_disk) = (Versions::Latest(1), disk(&[1, 2, 3]));
+        let (policy, on_disk) = (Want::from(Versions::Latest(1)), disk(&[1, 2, 3]));
         let mut actual = Standings::new();
         assert_eq!(next(&policy, &on_disk, &actual), [Action::Load(3)]);
         actual.insert(3, Standing::Loading);
@@ -181,12 +237,12 @@ mod tests {
         assert_eq!(next(&policy, &on_disk, &actual), [Action::Load(2)]);
         actual.insert(2, Standing::Ready);
         assert!(settled(&policy, &on_disk, &actual));
-        assert_eq!(current(&actual), Some(2));
+        assert_eq!(current(&policy, &actual), Some(2));
     }
 
     #[test]
     fn a_successor_serves_before_its_predecessor_goes() {
-        let policy = Versions::Latest(1);
+        let policy = Want::from(Versions::Latest(1));
         let mut actual = Standings::from([(1, Standing::Ready)]);
         assert_eq!(next(&policy, &disk(&[1, 2]), &actual), [Action::Load(2)]);
         actual.insert(2, Standing::Loading);

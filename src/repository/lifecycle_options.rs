@@ -17,6 +17,9 @@ pub struct LifecycleOptions {
     /// Milliseconds between two looks. Default: 5000. Looking never takes more than a twentieth of one processor, so that in
     /// huge repositories it is rarer.
     pub poll_ms: u64,
+    /// Milliseconds between two looks at the models' `traffic.yaml`, so that replicas on one repository follow whichever of them is
+    /// told of a rollout. Default: 2000. 0: none is looked at but by calls.
+    pub traffic_poll_ms: u64,
     /// Milliseconds that a model's directory must stay as it is before what is new there is loaded, so that a copy in
     /// progress never is. Default: 2000. A version with a manifest (`SHA256SUMS`) is loaded at once, and checked by it.
     pub settle_ms: u64,
@@ -52,6 +55,7 @@ impl Default for LifecycleOptions {
             rollback_ttl_ms: 300_000,
             watch: Watch::Off,
             poll_ms: 5000,
+            traffic_poll_ms: 2000,
             settle_ms: 2000,
             model_memory_bytes: 0,
         }

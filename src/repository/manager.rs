@@ -25,6 +25,7 @@ use super::{
     store::Repository,
     sweeper::Sweeper,
     table::SharedTable,
+    traffic::{Place, Watched},
 };
 use crate::batcher::{device::Devices, pool::Pool};
 
@@ -87,7 +88,14 @@ impl Manager {
     pub fn start(options: &Options, deps: Deps) -> Result<Manager, String> {
         options.check()?;
         let repository = Arc::new(Repository::scan(&options.models)?);
-        let entries = entries(&repository, options)?;
+        let mut entries = entries(&repository, options)?;
+        let place = Place { models: options.models.clone(), state: deps.state.clone() };
+        let mut traffic = Watched::new(place);
+        for (model, said) in traffic.changed(repository.models.keys()) {
+            if let Some(entry) = entries.get_mut(&model) {
+                entry.see_traffic(&said);
+            }
+        }
         let table: SharedTable = Arc::new(ArcSwap::default());
         let (publishes, ready) = watch::channel(false);
         let initial = Arc::new(Initial::default());
@@ -118,7 +126,7 @@ impl Manager {
         let mut keeper = Keeper::new(entries, outside, options.clone());
         keeper.begin();
         let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
-        let eyes = Eyes::new(repository, looks, sight, &options.lifecycle);
+        let eyes = Eyes::new(repository, traffic, looks, sight, &options.lifecycle);
         spawn("onnxd-eyes".into(), &alive, move || eyes.run())?;
         let sweeps = sweeper.clone();
         spawn("onnxd-sweeper".into(), &alive, move || sweeps.run())?;

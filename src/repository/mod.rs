@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod banner;
+pub mod breaker;
 pub mod calls;
 mod candidate;
 pub mod check;
@@ -25,11 +26,13 @@ pub mod pbtxt;
 mod print;
 pub mod priority;
 pub mod residency;
+pub mod routes;
 mod samples;
 pub mod settle;
 pub mod store;
 mod sweeper;
 pub mod table;
+pub mod traffic;
 pub mod triton;
 mod wrapped;
 

@@ -1,7 +1,6 @@
 //! Recorded requests in a model's directory, with the answers that are expected: what a version is warmed with, and held to.
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -233,13 +232,7 @@ impl Tolerance {
 
 /// The number in an element's bytes; `None` for what is not a float.
 pub fn float(datatype: Datatype, bytes: &[u8]) -> Option<f64> {
-    Some(match datatype {
-        Datatype::Fp32 => f64::from(f32::from_le_bytes(bytes.try_into().ok()?)),
-        Datatype::Fp64 => f64::from_le_bytes(bytes.try_into().ok()?),
-        Datatype::Fp16 => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
-        Datatype::Bf16 => bf16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
-        _ => return None,
-    })
+    datatype.is_float().then(|| datatype.number(bytes)).flatten()
 }
 
 /// An element for a message: little-endian numbers of any width.

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
-use super::options::ModelOptions;
+use super::{options::ModelOptions, routes::Routes};
 use crate::{
     batcher::served::Served,
     cache::ask::Cached,
@@ -26,7 +26,12 @@ pub type SharedTable = Arc<ArcSwap<Table>>;
 #[derive(Default)]
 pub struct Table {
     pub models: HashMap<Arc<str>, Arc<Model>, foldhash::fast::RandomState>,
+    /// Headers that decide where requests of some models go: nearly always none.
+    pub heads: Vec<Arc<str>>,
 }
+
+/// The header of a request that names its route, where a model lets it, and of an answer that says which one it was.
+pub const ROUTE: &str = "x-onnxd-route";
 
 /// One model: its versions, and which of them answers a request that names none.
 #[derive(Default)]
@@ -43,7 +48,10 @@ pub struct Model {
     pub parked: bool,
     /// Calls decide which versions serve, not the directory.
     pub by_call: bool,
+    /// Answers requests that name no version, but those that `routes` sends elsewhere.
     pub current: Option<Arc<Version>>,
+    /// Where traffic rules say more than that everything goes to the current version.
+    pub routes: Option<Arc<Routes>>,
 }
 
 /// Where one version stands.
@@ -128,20 +136,22 @@ pub struct Version {
 impl Table {
     /// The version that a request for `model` and `version` (empty: the current one) gets.
     pub fn resolve(&self, model: &str, version: &str) -> Result<Arc<Version>, Error> {
-        let entry = self.model(model)?;
-        if version.is_empty() {
-            return entry.current.clone().ok_or_else(|| entry.unavailable());
+        self.model(model)?.resolve(version)
+    }
+
+    /// The headers that the models' traffic rules look at.
+    pub fn heads_of<'a>(models: impl Iterator<Item = &'a Arc<Model>>) -> Vec<Arc<str>> {
+        let mut heads: Vec<Arc<str>> = Vec::new();
+        for routes in models.filter_map(|model| model.routes.as_ref()) {
+            let sticky = routes.traffic.sticky.as_ref().and_then(|sticky| sticky.header.as_deref());
+            let forced = routes.traffic.force.then_some(ROUTE);
+            for head in sticky.into_iter().chain(forced) {
+                if !heads.iter().any(|known| **known == *head) {
+                    heads.push(head.into());
+                }
+            }
         }
-        match entry.state(version)? {
-            State::Ready(version) => Ok(version.clone()),
-            state => Err(Error::new(
-                Code::Unavailable,
-                format!(
-                    "version {version} of model '{model}' does not serve: {}",
-                    if state.reason().is_empty() { "loading" } else { state.reason() }
-                ),
-            )),
-        }
+        heads
     }
 
     pub fn model(&self, name: &str) -> Result<&Arc<Model>, Error> {
@@ -152,6 +162,33 @@ impl Table {
 }
 
 impl Model {
+    /// The version that a request for `version` (empty: the current one) gets, whatever the traffic rules.
+    pub fn resolve(&self, version: &str) -> Result<Arc<Version>, Error> {
+        if version.is_empty() {
+            return self.current.clone().ok_or_else(|| self.unavailable());
+        }
+        match self.state(version)? {
+            State::Ready(version) => Ok(version.clone()),
+            state => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "version {version} of model '{}' does not serve: {}",
+                    self.name,
+                    if state.reason().is_empty() { "loading" } else { state.reason() }
+                ),
+            )),
+        }
+    }
+
+    /// The share of the requests that name no version which a version gets, from 0 to 1.
+    pub fn share_of(&self, number: u64) -> f64 {
+        match (&self.routes, &self.current) {
+            (Some(routes), _) => routes.share_of(number),
+            (None, Some(current)) if current.number == number => 1.0,
+            (None, _) => 0.0,
+        }
+    }
+
     /// What there is to say about a version: why it does not serve, or why it serves on in place of changed files.
     pub fn reason<'a>(&'a self, number: u64, state: &'a State) -> &'a str {
         let changed = || self.refused.get(&number).or(self.notice.as_ref());

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{
     admission,
@@ -19,6 +20,8 @@ use super::{
     classify::classify,
     memory::Budget,
     regions::{Outgoing, RegionOptions, Regions},
+    routed::{self, Routed},
+    shadow::Shadows,
 };
 use crate::{
     batcher::{
@@ -31,6 +34,7 @@ use crate::{
         calls::Control,
         table::{SharedTable, Version},
     },
+    runtime::session::Outputs,
     telemetry::{clock::now, registry::registry, request, stats::Spans},
     types::{
         error::{Code, Error},
@@ -67,6 +71,8 @@ pub struct Engine {
     /// Where there is a budget for models: has those loaded that are out of memory.
     demand: Option<Control>,
     pub regions: Arc<Regions>,
+    /// Takes copies of requests for shadows.
+    pub shadows: Shadows,
     max_deadline: Option<Duration>,
     max_requests: usize,
     under_way: AtomicUsize,
@@ -82,6 +88,7 @@ impl Engine {
                 options.shared_memory.clone(),
                 options.max_request_bytes,
             )),
+            shadows: Shadows::none(),
             max_deadline: options.max_deadline,
             max_requests: options.max_requests,
             under_way: AtomicUsize::new(0),
@@ -92,6 +99,12 @@ impl Engine {
     #[must_use]
     pub fn loading_on_demand(self, control: Control) -> Engine {
         Engine { demand: Some(control), ..self }
+    }
+
+    /// Copies for shadows go there.
+    #[must_use]
+    pub fn with_shadows(self, shadows: Shadows) -> Engine {
+        Engine { shadows, ..self }
     }
 
     /// Answers one request. `received`: when its head arrived; `timeout`: what the transport says of its deadline.
@@ -119,9 +132,16 @@ impl Engine {
         if let Some(caller) = caller {
             caller.may_use(&request.model).inspect_err(refused)?;
         }
-        let version = self.table.load().resolve(&request.model, &request.version);
-        match version {
-            Ok(version) => self.enter(version, request, received, timeout, caller),
+        let taken = {
+            let table = self.table.load();
+            table.model(&request.model).and_then(|model| match &model.routes {
+                None => model.resolve(&request.version).map(Way::Plain),
+                Some(routes) => routed::take(model, routes, &request).map(Way::Routed),
+            })
+        };
+        match taken {
+            Ok(Way::Plain(version)) => self.enter(version, request, received, timeout, caller),
+            Ok(Way::Routed(taken)) => self.begin_routed(taken, request, received, timeout, caller),
             Err(_) if self.is_parked(&request.model) => {
                 let engine = self;
                 let absent = Absent { engine, request, received, timeout, caller };
@@ -160,7 +180,7 @@ impl Engine {
     }
 
     /// As `begin`, once the version is known.
-    fn enter(
+    pub(super) fn enter(
         &self,
         version: Arc<Version>,
         request: InferRequest,
@@ -258,6 +278,12 @@ impl Engine {
     }
 }
 
+/// What a request gets: a version, or what traffic rules make of it.
+enum Way {
+    Plain(Arc<Version>),
+    Routed(routed::Taken),
+}
+
 /// A request that waits for its answer.
 pub enum Pending<'a> {
     Submitted {
@@ -266,6 +292,8 @@ pub enum Pending<'a> {
     },
     /// Its model has to be loaded first.
     Absent(Box<Absent<'a>>),
+    /// Its model has traffic rules.
+    Routed(Box<Routed<'a>>),
 }
 
 /// A request for a model that is out of memory.
@@ -318,6 +346,7 @@ impl Pending<'_> {
         let (mut passage, submitted) = match self {
             Pending::Submitted { passage, submitted } => (passage, submitted),
             Pending::Absent(absent) => return absent.answer().await,
+            Pending::Routed(routed) => return routed.answer().await,
         };
         let Submitted { answering, deadline, id, wanted, rows, outgoing } = submitted;
         let kept = answering.lookup();
@@ -350,9 +379,30 @@ fn respond(
     wanted: Wanted,
     reply: Reply,
 ) -> Result<(InferResponse, Spent), Error> {
-    let mut given = reply.outputs?;
+    let outputs = pick(version, wanted, reply.outputs?)?;
+    let response = InferResponse {
+        model: version.model.clone(),
+        version: version.label.clone(),
+        id,
+        outputs,
+        regions: None,
+        route: None,
+        signature: version.signature.clone(),
+    };
+    Ok((response, reply.spent))
+}
+
+/// Of what the model gave, the outputs that were asked for, in the form that was.
+///
+/// # Errors
+/// As `classify`; an output that the model did not give.
+pub fn pick(
+    version: &Version,
+    wanted: Wanted,
+    mut given: Outputs,
+) -> Result<SmallVec<[OutputTensor; 2]>, Error> {
     let count = given.len();
-    let outputs = wanted
+    wanted
         .into_iter()
         .map(|Want { index, binary, classes }| {
             let missing = || {
@@ -371,16 +421,7 @@ fn respond(
             }
             Ok(OutputTensor { index, binary, tensor })
         })
-        .collect::<Result<_, Error>>()?;
-    let response = InferResponse {
-        model: version.model.clone(),
-        version: version.label.clone(),
-        id,
-        outputs,
-        regions: None,
-        signature: version.signature.clone(),
-    };
-    Ok((response, reply.spent))
+        .collect()
 }
 
 /// A request between admission and answer; dropped unfinished, its client left.

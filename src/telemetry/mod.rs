@@ -9,6 +9,7 @@ pub mod process;
 pub mod prometheus;
 pub mod registry;
 pub mod request;
+pub mod shadow;
 pub mod stats;
 pub mod trace;
 pub mod triton;

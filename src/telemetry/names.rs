@@ -118,6 +118,48 @@ pub const CACHE_BYTES: Metric = gauge(
     &["model"],
     "Bytes that the model's cache holds, of the cache.max_bytes that it may.",
 );
+pub const ROUTED: Metric = counter(
+    "onnxd_routed_requests_total",
+    "requests",
+    &["model", "route"],
+    "Requests of models with traffic rules that named no version, by route: primary, the name of an arm, fallback.",
+);
+pub const SHADOW_REQUESTS: Metric = counter(
+    "onnxd_shadow_requests_total",
+    "requests",
+    &["model", "version", "outcome"],
+    "Copies of requests for a shadow, by outcome: compared, dropped (no room in their queue), failed.",
+);
+pub const SHADOW_ROWS: Metric = counter(
+    "onnxd_shadow_rows_total",
+    "rows",
+    VERSION,
+    "Rows of which the shadow's answer was compared with the primary's.",
+);
+pub const SHADOW_FLIPS: Metric = counter(
+    "onnxd_shadow_disagreements_total",
+    "rows",
+    VERSION,
+    "Rows of which the shadow's best class, or text, was another than the primary's.",
+);
+pub const SHADOW_DIFFERENCE: Metric = counter(
+    "onnxd_shadow_difference_total",
+    "difference",
+    VERSION,
+    "Sum over compared answers of the mean absolute difference of their numbers.",
+);
+pub const SHADOW_DIFFERENCE_MAX: Metric = gauge(
+    "onnxd_shadow_difference_max",
+    "difference",
+    VERSION,
+    "The largest absolute difference of a shadow's number from the primary's so far.",
+);
+pub const SHADOW_SECONDS: Metric = counter(
+    "onnxd_shadow_seconds_total",
+    "seconds",
+    &["model", "version", "side"],
+    "Time that runs of compared requests took, by side: shadow, or primary.",
+);
 pub const IN_FLIGHT: Metric = gauge(
     "onnxd_requests_in_flight",
     "requests",
@@ -350,7 +392,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 36] = [
+pub const ALL: [&Metric; 43] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -363,6 +405,13 @@ pub const ALL: [&Metric; 36] = [
     &CACHE_REQUESTS,
     &CACHE_ANSWERS,
     &CACHE_BYTES,
+    &ROUTED,
+    &SHADOW_REQUESTS,
+    &SHADOW_ROWS,
+    &SHADOW_FLIPS,
+    &SHADOW_DIFFERENCE,
+    &SHADOW_DIFFERENCE_MAX,
+    &SHADOW_SECONDS,
     &IN_FLIGHT,
     &QUEUED,
     &MODEL_STATE,

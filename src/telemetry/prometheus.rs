@@ -12,6 +12,7 @@ use super::{
     names::{self, Metric},
     process::{self, Process},
     registry::{self, Cut, Listener, ModelRow, Registry},
+    shadow::{Copied, ShadowReading},
     stats::{Lookup, Reading, Shed},
     triton,
 };
@@ -45,6 +46,7 @@ fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> Stri
     histograms(&mut page, &versions);
     padding(&mut page, &versions);
     cache(&mut page, registry, &versions);
+    traffic(&mut page, registry);
     gauges(&mut page, &versions);
     let rows = registry.models();
     models(&mut page, &rows);
@@ -111,6 +113,44 @@ fn cache(page: &mut Page, registry: &Registry, versions: &[Named<Reading>]) {
     page.family(&names::CACHE_BYTES);
     for (model, kept) in &caches {
         page.sample(names::CACHE_BYTES.name, &[("model", &**model)], kept.bytes);
+    }
+}
+
+/// Only of models with traffic rules.
+fn traffic(page: &mut Page, registry: &Registry) {
+    page.family(&names::ROUTED);
+    for ((model, route), count) in registry.routes() {
+        page.sample(names::ROUTED.name, &[("model", &*model), ("route", &*route)], count.total());
+    }
+    let shadows: Vec<Named<ShadowReading>> =
+        registry.shadows().into_iter().map(|(name, counts)| (name, counts.read())).collect();
+    page.family(&names::SHADOW_REQUESTS);
+    for ((model, version), read) in &shadows {
+        for copied in Copied::ALL {
+            let outcome = ("outcome", copied.label());
+            let labels = [("model", &**model), ("version", &**version), outcome];
+            page.sample(names::SHADOW_REQUESTS.name, &labels, read.outcomes[copied as usize]);
+        }
+    }
+    type Value = fn(&ShadowReading) -> f64;
+    let of: [(&Metric, Value); 4] = [
+        (&names::SHADOW_ROWS, |read| read.rows as f64),
+        (&names::SHADOW_FLIPS, |read| read.flips as f64),
+        (&names::SHADOW_DIFFERENCE, |read| read.sum),
+        (&names::SHADOW_DIFFERENCE_MAX, |read| read.max),
+    ];
+    for (metric, value) in of {
+        page.family(metric);
+        for ((model, version), read) in &shadows {
+            page.sample(metric.name, &[("model", &**model), ("version", &**version)], value(read));
+        }
+    }
+    page.family(&names::SHADOW_SECONDS);
+    for ((model, version), read) in &shadows {
+        for (side, took) in [("shadow", read.shadow), ("primary", read.primary)] {
+            let labels = [("model", &**model), ("version", &**version), ("side", side)];
+            page.sample(names::SHADOW_SECONDS.name, &labels, took.as_secs_f64());
+        }
     }
 }
 
@@ -307,6 +347,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::telemetry::shadow::Difference;
     use crate::telemetry::{
         names::Kind,
         stats::{Spans, VersionStats},
@@ -399,6 +440,10 @@ mod tests {
         counts.ended(None);
         counts.ended(Some(Code::Overloaded));
         Box::leak(Box::new(counts));
+        let (route, shadow) = (registry.route("a", "canary"), registry.shadow("a", "2"));
+        route.taken();
+        shadow.compared(Difference::default(), Duration::ZERO, Duration::ZERO);
+        Box::leak(Box::new((route, shadow)));
         registry.set_certificate_expiry(2_000_000_000);
         registry
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     lanes::{Lanes, Number},
+    shadow::ShadowCounts,
     stats::Series,
 };
 use crate::types::error::Code;
@@ -95,8 +96,51 @@ pub struct Registry {
     memory: Mutex<Option<ReadMemory>>,
     /// By model; what answers `None` is gone.
     caches: Mutex<BTreeMap<String, ReadCache>>,
+    /// By model and route, and by model and version; as `versions`.
+    routes: Living<RouteCount>,
+    shadows: Living<ShadowCounts>,
     /// Spans that the collector took, and those that it did not.
     spans: [AtomicU64; 2],
+}
+
+/// By two names, as long as somebody counts.
+type Living<T> = Mutex<BTreeMap<(String, String), Weak<T>>>;
+
+fn living_or_new<T: Default>(all: &Living<T>, model: &str, name: &str) -> Arc<T> {
+    let mut all = all.lock();
+    let slot = all.entry((model.to_owned(), name.to_owned())).or_default();
+    slot.upgrade().unwrap_or_else(|| {
+        let counts = Arc::default();
+        *slot = Arc::downgrade(&counts);
+        counts
+    })
+}
+
+fn living_of<T>(all: &Living<T>) -> Vec<((String, String), Arc<T>)> {
+    let mut living = Vec::new();
+    all.lock().retain(|name, counts| match counts.upgrade() {
+        Some(counts) => {
+            living.push((name.clone(), counts));
+            true
+        }
+        None => false,
+    });
+    living
+}
+
+/// Requests that took one way.
+#[derive(Debug, Default)]
+pub struct RouteCount(Lanes<Number>);
+
+impl RouteCount {
+    pub fn taken(&self) {
+        let (lane, writer) = self.0.mine();
+        lane.add(1, writer);
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.sum(|lane| lane)
+    }
 }
 
 /// What requests hold of their memory.
@@ -169,13 +213,25 @@ impl Drop for OpenConnection {
 impl Registry {
     /// The series of a version: the living one of that name, else a new one.
     pub fn version(&self, model: &str, version: &str) -> Arc<Series> {
-        let mut versions = self.versions.lock();
-        let slot = versions.entry((model.to_owned(), version.to_owned())).or_default();
-        slot.upgrade().unwrap_or_else(|| {
-            let series = Arc::default();
-            *slot = Arc::downgrade(&series);
-            series
-        })
+        living_or_new(&self.versions, model, version)
+    }
+
+    /// The count of a model's route, as `version`.
+    pub fn route(&self, model: &str, route: &str) -> Arc<RouteCount> {
+        living_or_new(&self.routes, model, route)
+    }
+
+    /// The counts of a version that is a shadow, as `version`.
+    pub fn shadow(&self, model: &str, version: &str) -> Arc<ShadowCounts> {
+        living_or_new(&self.shadows, model, version)
+    }
+
+    pub fn routes(&self) -> Vec<((String, String), Arc<RouteCount>)> {
+        living_of(&self.routes)
+    }
+
+    pub fn shadows(&self) -> Vec<((String, String), Arc<ShadowCounts>)> {
+        living_of(&self.shadows)
     }
 
     /// The version is in this state from now on (`loading`, `warming`, `ready`, `draining`, `kept`, `unloaded`,
@@ -316,15 +372,7 @@ impl Registry {
 
     /// The living versions by model and version; forgets those that are gone.
     pub fn living(&self) -> Vec<((String, String), Arc<Series>)> {
-        let mut living = Vec::new();
-        self.versions.lock().retain(|name, series| match series.upgrade() {
-            Some(series) => {
-                living.push((name.clone(), series));
-                true
-            }
-            None => false,
-        });
-        living
+        living_of(&self.versions)
     }
 
     pub fn models(&self) -> Vec<((String, String), ModelRow)> {

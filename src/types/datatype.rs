@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// An element type of the Open Inference Protocol, v2. On the wire and in our buffers a tensor is little-endian and
 /// row-major; `Bool` is one byte, 0 or 1; `Bytes` is a `u32` length and that many bytes, element after element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +70,29 @@ impl Datatype {
     }
 
     /// Bytes of one element; `None` for `Bytes`, whose elements carry their own length.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
+    }
+
+    /// One element as a number; `None` for what is none, or has another size.
+    pub fn number(self, bytes: &[u8]) -> Option<f64> {
+        Some(match self {
+            Datatype::Bool | Datatype::Uint8 => f64::from(*bytes.first()?),
+            Datatype::Int8 => f64::from(i8::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Uint16 => f64::from(u16::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Int16 => f64::from(i16::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Uint32 => f64::from(u32::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Int32 => f64::from(i32::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Uint64 => u64::from_le_bytes(bytes.try_into().ok()?) as f64,
+            Datatype::Int64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+            Datatype::Fp16 => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
+            Datatype::Bf16 => bf16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
+            Datatype::Fp32 => f64::from(f32::from_le_bytes(bytes.try_into().ok()?)),
+            Datatype::Fp64 => f64::from_le_bytes(bytes.try_into().ok()?),
+            Datatype::Bytes => return None,
+        })
+    }
+
     pub const fn size(self) -> Option<usize> {
         match self {
             Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => Some(1),

@@ -1,5 +1,6 @@
 //! The vocabulary every room shares: plain values without IO, async, locks or clocks.
 
+pub mod buckets;
 pub mod datatype;
 pub mod error;
 pub mod model;
@@ -7,3 +8,4 @@ pub mod request;
 pub mod tensor;
 pub mod text;
 pub mod time;
+pub mod traffic;

@@ -22,6 +22,9 @@ pub enum Parameter {
     String(Text),
 }
 
+/// Headers that decide a request's route, by name; nearly always none.
+pub type RouteHeads = Option<Box<[(Arc<str>, Text)]>>;
+
 /// A request as decoded: well formed, but not yet held against any model's signature.
 #[derive(Clone, Debug, Default)]
 pub struct InferRequest {
@@ -39,6 +42,8 @@ pub struct InferRequest {
     pub binary_output: bool,
     /// Tensors that lie in shared memory, or are to go there; their inputs have no data here.
     pub regions: Option<Box<Regions>>,
+    /// Headers of the request that traffic rules look at.
+    pub heads: RouteHeads,
     /// HTTP's raw binary request (`Inference-Header-Content-Length: 0`): `inputs` holds one tensor without name,
     /// datatype or shape, which the signature decides.
     pub raw_binary: bool,
@@ -95,6 +100,8 @@ pub struct InferResponse {
     pub outputs: SmallVec<[OutputTensor; 2]>,
     /// Outputs that went into shared memory, by their place in `outputs`; they have no data here.
     pub regions: Option<Box<Vec<(usize, Region)>>>,
+    /// The way that the request took, where the model has traffic rules, as in `canary;version=4`.
+    pub route: Option<Arc<str>>,
     /// Where outputs get their names: `OutputTensor::index` points into `signature.outputs`.
     pub signature: Arc<Signature>,
 }

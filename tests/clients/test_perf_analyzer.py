@@ -45,9 +45,3 @@ def test_batches_over_grpc():
 def test_open_loop_over_http():
     out = perf_analyzer("-m", "wine", *WAYS["http-binary"], "--request-rate-range", "500", "--request-distribution", "poisson")
     assert float(re.search(r"Throughput: ([0-9.]+)", out)[1]) > 100, out
-
-
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "http-json"])
-def test_shared_memory(way):
-    out = perf_analyzer("-m", "wine", *WAYS[way], "--shared-memory", "system", "--output-shared-memory-size", "4096", "--concurrency-range", "4")
-    assert float(re.search(r"Throughput: ([0-9.]+)", out)[1]) > 10, out

@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
 import tritonclient.utils.shared_memory as shm
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from support import GRPC, HTTP
 
@@ -66,7 +66,7 @@ def test_both_ways(setup):
 def test_strings(setup):
     module, client, handle, key = setup
     texts = np.array([[b"a", b"", "ü".encode()]], dtype=object)
-    shm.set_shared_memory_region(handle, [texts])
+    shm.set_shared_memory_region(handle, [serialize_byte_tensor(texts)])
     client.register_system_shared_memory("tensors", key, 4 * SIZE)
     tensor = module.InferInput("INPUT0", [1, 3], "BYTES")
     tensor.set_shared_memory("tensors", 3 * 4 + 3)

@@ -76,7 +76,7 @@ impl Entry {
     }
 
     /// Forgets what was refused.
-    fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         self.standings.retain(|_, standing| *standing != Standing::Failed);
         for number in self.refused.keys() {
             self.tried.remove(number);

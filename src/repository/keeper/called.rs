@@ -17,8 +17,12 @@ use crate::{
         eyes::{Look, Sight},
         options::{Load, Options},
         store::{Repository, check_name},
+        traffic::Said,
     },
-    types::error::{Code, Error},
+    types::{
+        error::{Code, Error},
+        traffic::Traffic,
+    },
 };
 
 type Reply = oneshot::Sender<Result<(), Error>>;
@@ -79,7 +83,7 @@ impl Keeper {
         let Some(call) = self.calls.open.get(&id) else { return };
         let models = match &call.command {
             Command::Demand { .. } => return,
-            Command::Load(_) => Some(call.command.models()),
+            Command::Load(_) | Command::Traffic { .. } => Some(call.command.models()),
             Command::Rescan(_) => None,
             Command::Unload(targets) => {
                 let targets = targets.clone();
@@ -109,7 +113,39 @@ impl Keeper {
     }
 
     /// The eyes have looked.
-    pub(super) fn seen(&mut self, sight: Sight) {
+    pub(super) fn seen(&mut self, mut sight: Sight) {
+        let traffic = mem::take(&mut sight.traffic);
+        // Before, since calls go by it; and after, for models that are new.
+        self.route(&traffic);
+        self.look_at(sight);
+        self.route(&traffic);
+    }
+
+    /// Takes over what traffic.yaml says.
+    pub(super) fn route(&mut self, traffic: &[(String, Said)]) {
+        for (model, said) in traffic {
+            let Some(entry) = self.entries.get_mut(model) else { continue };
+            if !entry.see_traffic(said) {
+                continue;
+            }
+            match said {
+                Ok(Some(traffic)) => {
+                    tracing::info!(model, generation = traffic.generation, "traffic rules");
+                }
+                Ok(None) => tracing::info!(model, "no traffic rules"),
+                Err(reason) => {
+                    tracing::error!(
+                        model,
+                        reason,
+                        "traffic.yaml cannot be read: what it said before goes on"
+                    );
+                }
+            }
+            self.changed(model);
+        }
+    }
+
+    fn look_at(&mut self, sight: Sight) {
         let Some(id) = sight.call else {
             match sight.found {
                 Ok(seen) if sight.whole => self.observe(&seen, &[]),
@@ -130,6 +166,9 @@ impl Keeper {
             (Ok(seen), Command::Rescan(models)) => {
                 let result = self.follow(&models, &seen);
                 self.end(id, result);
+            }
+            (Ok(seen), Command::Traffic { model, asked }) => {
+                self.traffic(id, &model, asked.as_ref(), &seen);
             }
             (Ok(_), Command::Unload(_) | Command::Demand { .. }) => {}
         }
@@ -195,6 +234,34 @@ impl Keeper {
         }
     }
 
+    /// Has everything loaded that traffic rules name.
+    fn traffic(
+        &mut self,
+        id: CallId,
+        model: &str,
+        asked: Option<&Arc<Traffic>>,
+        seen: &Arc<Repository>,
+    ) {
+        let versions = asked.map(|traffic| traffic.versions()).unwrap_or_default();
+        let target = |number| Target { model: model.to_owned(), version: Some(number) };
+        let targets: Vec<Target> = versions.into_iter().map(target).collect();
+        let (Some(found), Some(entry)) = (seen.models.get(model), self.entries.get_mut(model))
+        else {
+            return self.end(id, Err(unknown(model)));
+        };
+        let defaults = &self.options.defaults;
+        let ready = there(&targets, seen).and_then(|()| {
+            entry.call_traffic(asked, found, seen, defaults).map_err(Error::invalid)
+        });
+        if let Err(error) = ready {
+            self.changed(model);
+            return self.end(id, Err(error));
+        }
+        self.changed(model);
+        self.calls.opening.insert(model.to_owned(), id);
+        self.progressed(model);
+    }
+
     /// Something was opened, or refused, of a model: whether its call has come to its end.
     pub(super) fn progressed(&mut self, model: &str) {
         let Some(id) = self.calls.opening.get(model).copied() else { return };
@@ -207,7 +274,9 @@ impl Keeper {
         if !ended {
             return;
         }
+        let routes = matches!(call.command, Command::Traffic { .. });
         let result = match &models[..] {
+            [alone] if routes => self.entries.get_mut(alone).map_or(Ok(()), Entry::traffic_ended),
             [alone] => self.entries.get_mut(alone).map_or(Ok(()), |entry| {
                 let ended = entry.call_ended();
                 ended.map_err(|why| format!("model '{alone}' was not loaded: {why}"))
@@ -267,7 +336,7 @@ fn sound(command: &Command) -> Result<(), Error> {
             targets.iter().map(|target| &target.model).collect()
         }
         Command::Rescan(models) => models.iter().collect::<Vec<_>>(),
-        Command::Demand { model, .. } => vec![model],
+        Command::Traffic { model, .. } | Command::Demand { model, .. } => vec![model],
     };
     for model in &models {
         check_name(model).map_err(Error::invalid)?;

@@ -44,6 +44,7 @@ pub fn response(id: &str, outputs: Vec<(Tensor, bool)>) -> InferResponse {
     let signature = Signature { outputs: specs.collect(), ..Signature::default() };
     let outputs = outputs.into_iter().enumerate();
     InferResponse {
+        route: None,
         model: "m".into(),
         version: "3".into(),
         id: Text::from(id),
