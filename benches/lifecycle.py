@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What it costs to load and unload: cycles, many models, and swaps under load. Prints a table for each.
+"""What it costs to load and unload: cycles, many models, swaps under load, and a shadow beside it. Prints a table for each.
 
-    python3 benches/lifecycle.py [--binary target/release/onnxd] [cycles] [many] [swaps]
+    python3 benches/lifecycle.py [--binary target/release/onnxd] [cycles] [many] [swaps] [shadow]
 
-Needs nothing but the binary and the example models (and a runtime that the binary finds by itself, or --onnxruntime-lib).
+Needs the binaries and the example models (and a runtime that the binary finds by itself, or --onnxruntime-lib); `shadow` makes its own models with
+the Python of the tests (scripts/setup-tests.sh).
 """
 import argparse
-import bisect
 import concurrent.futures
 import http.client
 import json
@@ -41,7 +41,7 @@ class Server:
                 break
         else:
             raise SystemExit(f"{command[0]} did not start")
-        self.http, self.operator = words["http"], words["operator"]
+        self.http, self.grpc, self.operator = words["http"], words["grpc"], words["operator"]
         threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
 
     def __enter__(self):
@@ -79,10 +79,6 @@ def ask(address, method, path, body=None, connection=None):
 def control(server, verb, model):
     status, body = ask(server.operator, "POST", f"/v2/repository/models/{model}/{verb}")
     assert status == 200, body
-
-
-def percentile(sorted_values, share):
-    return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))]
 
 
 WINE = json.dumps({"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 13], "data": [0.5] * 13}]})
@@ -135,55 +131,144 @@ def timeit(call):
     return time.monotonic() - began
 
 
+def load(options, server, rate, seconds, *flags, model="wine"):
+    """An open-loop load by `onnxd loadtest`: its summary."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder, "report.json")
+        command = [options.binary, "loadtest", "run", "--url", f"grpc://{server.grpc}", "--model", model, "--rate", str(rate)]
+        command += ["--duration", f"{seconds}s", "--warm-up", "1s", "--json", str(report), "--timeout", "60s", *flags]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if not report.exists():
+            raise SystemExit(run.stdout + run.stderr)
+        return json.loads(report.read_text())["summary"]["total"]
+
+
+def ms(nanos):
+    return nanos / 1e6
+
+
+def spread(values):
+    values = sorted(values)
+    return f"{values[len(values) // 2]:.2f} ({values[0]:.2f} to {values[-1]:.2f})"
+
+
 def swaps(options, folder):
-    """Swaps of a small model under an open-loop load: p99 while one is under way, beside the p99 of the rest of the run."""
-    repository = folder / "swaps"
-    newest = max(int(v.name) for v in (ROOT / "models" / "wine").iterdir() if v.name.isdigit())
-    source = ROOT / "models" / "wine" / str(newest)
-    shutil.copytree(source, repository / "wine" / "1")
-    with Server(options, repository, ONNXD_LIFECYCLE_ROLLBACK_TTL_MS="0") as server:
+    """Swaps under an open-loop load of half the capacity: runs with swaps one after the other, and runs without, in turn."""
+    print("\n| model | rate/s | swaps | requests | failed | steady p99 ms | p99 under swaps ms | ratio | worst over steady p99 ms | ms a swap |\n|---|---|---|---|---|---|---|---|---|---|")
+    for model, source, total, seconds in swapped(options):
+        repository = folder / f"swaps-{model}"
+        shutil.copytree(source, repository / model / "1")
+        with Server(options, repository, ONNXD_LIFECYCLE_ROLLBACK_TTL_MS="0") as server:
+            server.wait_ready()
+            rate = load_capacity(options, server, model) / 2
+            swapped_so_far, version, failed, requests = 0, 1, 0, 0
+            steady, under, ratios, worst, took = [], [], [], [], []
+            while swapped_so_far < total or len(ratios) < 3:
+                without = load(options, server, rate, seconds, model=model)
+                over, count = threading.Event(), [0]
+
+                def swap():
+                    nonlocal version
+                    while not over.is_set():
+                        version += 1
+                        shutil.copytree(source, repository / model / str(version))
+                        took.append(timeit(lambda: control(server, "load", model)))
+                        shutil.rmtree(repository / model / str(version - 1))
+                        count[0] += 1
+
+                with concurrent.futures.ThreadPoolExecutor(1) as one:
+                    swapping = one.submit(swap)
+                    beside = load(options, server, rate, seconds, model=model)
+                    over.set()
+                    swapping.result()
+                swapped_so_far += count[0]
+                failed += sum(run["failed"] + run["shed"] + run["wrong"] for run in (without, beside))
+                requests += beside["due"]
+                one, other = ms(without["latency"]["p99"]), ms(beside["latency"]["p99"])
+                steady.append(one)
+                under.append(other)
+                ratios.append(other / one)
+                worst.append(ms(beside["latency"]["max"]) - one)
+        mean = sum(took) * 1000 / len(took)
+        print(f"| {model} | {rate:.0f} | {swapped_so_far} | {requests} | {failed} | {spread(steady)} | {spread(under)} | {spread(ratios)} | {max(worst):.1f} | {mean:.0f} |", flush=True)
+        shutil.rmtree(repository)
+
+
+def swapped(options):
+    """Model, its files, so many swaps, seconds of a run."""
+    wine = ROOT / "models" / "wine"
+    newest = max(int(v.name) for v in wine.iterdir() if v.name.isdigit())
+    yield "wine", wine / str(newest), options.swaps, 10
+    if options.resnet:
+        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 20
+
+
+def load_capacity(options, server, model):
+    """Requests a second that a closed loop of eight reaches."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder, "report.json")
+        command = [options.binary, "loadtest", "run", "--url", f"grpc://{server.grpc}", "--model", model, "--arrivals", "closed:8", "--duration", "5s", "--warm-up", "1s", "--json", str(report), "--timeout", "60s"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if not report.exists():
+            raise SystemExit(run.stdout + run.stderr)
+        return json.loads(report.read_text())["summary"]["total"]["throughput"]
+
+
+def shadow(options, folder):
+    """What a shadow costs live work: runs with one that takes ten times as long, and one that always fails, beside runs without; and
+    pairs without on both sides, for the noise."""
+    repository = folder / "shadow"
+    make = folder / "make.py"
+    make.write_text(MODELS)
+    subprocess.run([options.python, make, repository], check=True)
+    print("\n| shadow | rounds | throughput ratio, closed loop of 8 | p99 ratio at half of capacity | copies compared, dropped, failed |\n|---|---|---|---|---|")
+    with Server(options, repository, ONNXD_STATE=str(folder / "state")) as server:
         server.wait_ready()
-        windows, records, failed, stop = [], [], [], threading.Event()
-        threads = concurrent.futures.ThreadPoolExecutor(8)
-
-        def client(offset):
-            connection = connect(server.http)
-            due = time.monotonic() + offset
-            while not stop.is_set():
-                # Open loop: late requests count from when they were due.
-                time.sleep(max(0.0, due - time.monotonic()))
-                status, body = ask(server.http, "POST", "/v2/models/wine/infer", WINE, connection)
-                records.append((due, time.monotonic() - due))
-                if status != 200:
-                    failed.append(body)
-                due += 8 / options.rate
-
-        running = [threads.submit(client, n / options.rate) for n in range(8)]
-        time.sleep(2)
-        for n in range(2, options.swaps + 2):
-            shutil.copytree(source, repository / "wine" / str(n))
-            began = time.monotonic()
-            control(server, "load", "wine")
-            windows.append((began, time.monotonic() + 0.05))
-            shutil.rmtree(repository / "wine" / str(n - 1))
-            time.sleep(options.pause)
-        stop.set()
-        for client_run in running:
-            client_run.result()
-    starts = [begin for begin, _ in windows]
-    inside, outside = [], []
-    for due, took in records:
-        at = bisect.bisect_right(starts, due) - 1
-        (inside if at >= 0 and due <= windows[at][1] else outside).append(took * 1000)
-    inside.sort()
-    outside.sort()
-    print("\n| swaps | requests | failed | steady p99 ms | p99 in swaps ms | ratio | worst over steady p99 ms | ms a swap |\n|---|---|---|---|---|---|---|---|")
-    steady, swap = percentile(outside, 0.99), percentile(inside, 0.99)
-    mean = sum(end - begin - 0.05 for begin, end in windows) * 1000 / len(windows)
-    print(f"| {len(windows)} | {len(records)} | {len(failed)} | {steady:.2f} | {swap:.2f} | {swap / steady:.2f} | {max(inside) - steady:.1f} | {mean:.1f} |")
+        rules = lambda step: ask(server.operator, "POST", "/admin/v1/models/net/traffic", json.dumps({"step": step}))
+        assert rules({"action": "set", "primary": 1})[0] == 200
+        rate = load_capacity(options, server, "net") / 2
+        for name, shadows in [("none (A/A)", []), ("ten times slower", [{"version": 2}]), ("always fails", [{"version": 3}])]:
+            throughput, late = [], []
+            for _ in range(options.rounds):
+                assert rules({"action": "set", "shadows": [], "primary": 1})[0] == 200
+                base, quiet = load_capacity(options, server, "net"), load(options, server, rate, 5, model="net")
+                status, said = rules({"action": "set", "shadows": shadows, "primary": 1})
+                assert status == 200, said
+                test, beside = load_capacity(options, server, "net"), load(options, server, rate, 5, model="net")
+                throughput.append(test / base)
+                late.append(beside["latency"]["p99"] / quiet["latency"]["p99"])
+            status = json.loads(ask(server.operator, "GET", "/admin/v1/models/net/traffic")[1])["shadows"]
+            counts = ", ".join(str(status[0][key]) for key in ("compared", "dropped", "failed")) if status else "-"
+            print(f"| {name} | {options.rounds} | {spread(throughput)} | {spread(late)} | {counts} |", flush=True)
 
 
-PARTS = {"cycles": cycles, "many": many, "swaps": swaps}
+# Three versions with one signature: layers of 128 by 128; ten times as many; and one that gathers what is not there.
+MODELS = """
+import sys, numpy as np, onnx
+from pathlib import Path
+from onnx import TensorProto as T, helper as h, numpy_helper
+def save(version, layers, fails=False):
+    weights = [numpy_helper.from_array(np.eye(128, dtype=np.float32), f"w{n}") for n in range(layers)]
+    nodes = [h.make_node("MatMul", [f"x{n}", f"w{n}"], [f"x{n + 1}"]) for n in range(layers)]
+    if fails:
+        # Within bounds for what is made up at load, and not for what the load sends.
+        weights += [numpy_helper.from_array(np.array(1e9, np.float32), "huge"), numpy_helper.from_array(np.zeros(1, np.int64), "none")]
+        nodes += [h.make_node("ReduceMax", [f"x{layers}"], ["top"], keepdims=0), h.make_node("Mul", ["top", "huge"], ["far"]),
+                  h.make_node("Cast", ["far"], ["at"], to=T.INT64), h.make_node("Gather", ["none", "at"], ["got"]),
+                  h.make_node("Cast", ["got"], ["zero"], to=T.FLOAT), h.make_node("Add", [f"x{layers}", "zero"], ["y"])]
+    else:
+        nodes.append(h.make_node("Identity", [f"x{layers}"], ["y"]))
+    side = lambda name: h.make_tensor_value_info(name, T.FLOAT, ["N", 128])
+    m = h.make_model(h.make_graph(nodes, "net", [side("x0")], [side("y")], weights), opset_imports=[h.make_opsetid("", 17)])
+    m.ir_version = 9
+    folder = Path(sys.argv[1], "net", str(version)); folder.mkdir(parents=True)
+    onnx.save(m, folder / "model.onnx")
+save(1, 20); save(2, 200); save(3, 20, fails=True)
+Path(sys.argv[1], "net", "model.yaml").write_text("versions: all\\nwarmup: false\\n")
+"""
+
+
+PARTS = {"cycles": cycles, "many": many, "swaps": swaps, "shadow": shadow}
 
 
 def main():
@@ -194,8 +279,9 @@ def main():
     p.add_argument("--cycles", type=int, default=1000)
     p.add_argument("--models", type=int, nargs="*", default=[1000, 3000, 10000])
     p.add_argument("--swaps", type=int, default=200)
-    p.add_argument("--rate", type=float, default=500, help="requests a second while models are swapped")
-    p.add_argument("--pause", type=float, default=0.2, help="seconds between two swaps")
+    p.add_argument("--resnet", default="", help="folder with a resnet50's model.onnx, to swap that too")
+    p.add_argument("--rounds", type=int, default=6, help="pairs of runs with and without a shadow")
+    p.add_argument("--python", default=str(ROOT / "target" / "venv-tests" / "bin" / "python"), help="one with onnx, for the shadow's models")
     options = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts or PARTS:
