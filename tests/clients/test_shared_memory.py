@@ -114,4 +114,4 @@ def test_cuda_answers_harmlessly(setup):
     _, client, _, _ = setup
     assert not getattr(client.get_cuda_shared_memory_status(), "regions", {})
     client.unregister_cuda_shared_memory()
-    refused(lambda: client.register_cuda_shared_memory("gpu", b"handle", 0, 8), "CUDA")
+    refused(lambda: client.register_cuda_shared_memory("gpu", b"aGFuZGxl", 0, 8), "CUDA")
