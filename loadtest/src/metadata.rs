@@ -1,5 +1,7 @@
 //! What a server says of itself and of a model: names, versions, inputs and outputs.
 
+use std::{collections::BTreeMap, fmt::Write};
+
 use prost::Message;
 use serde::Deserialize;
 
@@ -35,13 +37,13 @@ pub struct TensorMetadata {
 ///
 /// # Errors
 /// In words: the server cannot be reached, or speaks another protocol.
-pub fn server(target: &Target) -> Result<String, String> {
+pub fn server(target: &Target, headers: &BTreeMap<String, String>) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Described {
         name: String,
         version: String,
     }
-    let body = match get(target, "ServerMetadata", &[], "/v2", "the server")? {
+    let body = match get(target, ("ServerMetadata", &[]), "/v2", headers, "the server")? {
         Ok(body) => body,
         Err((code, said)) => {
             return Err(format!("the server does not say what it is: {code}: {said}"));
@@ -66,11 +68,16 @@ fn not_that(error: impl std::fmt::Display) -> String {
     )
 }
 
-/// A model's metadata.
+/// A model's metadata. `headers`: those of the requests, for a server asks whoever asks it for a key.
 ///
 /// # Errors
 /// In words: the server cannot be reached, has no such model or version, or speaks another protocol.
-pub fn fetch(target: &Target, model: &str, version: Option<&str>) -> Result<ModelMetadata, String> {
+pub fn fetch(
+    target: &Target,
+    model: &str,
+    version: Option<&str>,
+    headers: &BTreeMap<String, String>,
+) -> Result<ModelMetadata, String> {
     let asked = proto::ModelName {
         name: model.to_owned(),
         version: version.unwrap_or_default().to_owned(),
@@ -83,7 +90,8 @@ pub fn fetch(target: &Target, model: &str, version: Option<&str>) -> Result<Mode
     if let Some(version) = version {
         path += &format!("/versions/{}", encoded(version));
     }
-    let body = match get(target, "ModelMetadata", &asked.encode_to_vec(), &path, &what)? {
+    let message = asked.encode_to_vec();
+    let body = match get(target, ("ModelMetadata", &message), &path, headers, &what)? {
         Ok(body) => body,
         Err((Code::Http(404) | Code::Grpc(5), said)) => {
             return Err(format!("the server has not {what}: {said}"));
@@ -136,24 +144,27 @@ pub fn fetch(target: &Target, model: &str, version: Option<&str>) -> Result<Mode
 
 type Answered = Result<Vec<u8>, (Code, String)>;
 
-/// Asks over the target's protocol: the gRPC method, or the path.
+/// Asks over the target's protocol: the gRPC method with its message, or the path.
 fn get(
     target: &Target,
-    method: &str,
-    message: &[u8],
+    (method, message): (&str, &[u8]),
     path: &str,
+    headers: &BTreeMap<String, String>,
     what: &str,
 ) -> Result<Answered, String> {
-    let wire = match target.protocol {
-        Protocol::Grpc => encode::call(target, method, &[], message),
-        _ => Wire::Http(
-            format!(
-                "GET {path} HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\n\r\n",
-                target.authority
-            )
-            .into_bytes()
-            .into(),
-        ),
+    encode::check_headers(headers)?;
+    let wire = if target.protocol == Protocol::Grpc {
+        let lower: Vec<_> = headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v)).collect();
+        let pairs: Vec<_> = lower.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        encode::call(target, method, &pairs, message)
+    } else {
+        let host = &target.authority;
+        let mut head =
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\n");
+        for (name, value) in headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        Wire::Http((head + "\r\n").into_bytes().into())
     };
     match ask(target, wire).map_err(|why| format!("{what} cannot be asked for: {why}"))? {
         Said::Good(body, _) => Ok(Ok(body)),

@@ -1,6 +1,6 @@
 //! The echo server as the generator meets it, over every protocol.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
@@ -47,8 +47,15 @@ fn it_answers_every_protocol_with_what_it_was_sent() {
     let folder = tempfile::tempdir().unwrap();
     for protocol in [Protocol::Grpc, Protocol::Json, Protocol::Binary] {
         let target = to(&handle, protocol);
-        assert!(metadata::server(&target).unwrap().starts_with("onnxd loadtest echo "));
-        assert_eq!(metadata::fetch(&target, "any", None).unwrap().versions, ["7"]);
+        assert!(
+            metadata::server(&target, &BTreeMap::new())
+                .unwrap()
+                .starts_with("onnxd loadtest echo ")
+        );
+        assert_eq!(
+            metadata::fetch(&target, "any", None, &BTreeMap::new()).unwrap().versions,
+            ["7"]
+        );
         let mut entry = Entry { rows: 2, distinct: 3, ..Entry::of("any") };
         let file = folder.path().join(format!("{protocol:?}.jsonl"));
         assert_eq!(golden::record(&plan(target.clone(), &entry, 1), &file), Ok(3));

@@ -1,6 +1,6 @@
 //! Tensors to a request's bytes, in each form of the protocol.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,19 @@ pub fn call(target: &Target, method: &str, headers: &[(&str, &str)], message: &[
 /// # Errors
 /// In words: a header that is none, values that JSON cannot carry, a request of 2 GiB or more.
 pub fn infer(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, String> {
-    for (name, value) in &entry.headers {
+    check_headers(&entry.headers)?;
+    match target.protocol {
+        Protocol::Grpc => grpc(target, entry, inputs),
+        Protocol::Json | Protocol::Binary => http(target, entry, inputs),
+    }
+}
+
+/// Whether these are headers: what a line break in one would do, nobody asked for.
+///
+/// # Errors
+/// In words, with the first that is none.
+pub fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
+    for (name, value) in headers {
         let name_ok = !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !name_ok || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
@@ -49,10 +61,7 @@ pub fn infer(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, 
             ));
         }
     }
-    match target.protocol {
-        Protocol::Grpc => grpc(target, entry, inputs),
-        Protocol::Json | Protocol::Binary => http(target, entry, inputs),
-    }
+    Ok(())
 }
 
 fn grpc(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, String> {

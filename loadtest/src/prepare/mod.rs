@@ -40,7 +40,8 @@ pub fn prepare(target: &Target, entries: &[Entry], seed: u64) -> Result<Mix, Str
         return Err("nothing is asked for: name a model".to_owned());
     }
     for (at, entry) in entries.iter().enumerate() {
-        let model = metadata::fetch(target, &entry.model, entry.version.as_deref())?;
+        let model =
+            metadata::fetch(target, &entry.model, entry.version.as_deref(), &entry.headers)?;
         let name = name(entry, entries, at);
         let wrong = |why: String| format!("{name}: {why}");
         let requests = inputs(entry, &model, seed ^ at as u64).map_err(wrong)?;

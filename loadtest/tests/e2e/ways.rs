@@ -1,12 +1,14 @@
 //! Every way to a server and every way of arriving, by flags: TLS, Unix sockets, several addresses, ramps, steps, recorded moments.
 
-use std::{collections::BTreeMap, net::TcpListener};
+use std::{collections::BTreeMap, net::TcpListener, process::Command};
 
-use onnxd_loadtest::report::json::Report;
+use onnxd_loadtest::{record::Code, report::json::Report};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::Value;
 
 use crate::support::{
     onnxd::Onnxd,
+    process::{run_to_end, sibling},
     run::{Home, echo},
 };
 
@@ -129,6 +131,38 @@ fn a_name_of_several_addresses_is_the_one_that_answers() {
         drop(listener);
         let words = format!("run --url http://localhost:{port} {LOAD}");
         Home::new().fails(1, &words, &[], &[&format!("localhost:{port}"), "refused"]);
+    }
+}
+
+/// A key goes with every request, the one for the model's metadata too; deadlines and priorities reach the server.
+#[test]
+fn requests_carry_what_the_flags_say() {
+    let Some(onnxd) = sibling("onnxd") else { return };
+    let made = run_to_end(Command::new(onnxd).args(["key", "--output", "json"]));
+    let made: Value = serde_json::from_str(&made.stdout).expect("JSON");
+    let (key, hash) = (made["key"].as_str().expect("a key"), &made["hash"]);
+    let callers = format!("[{{name: load, keys: {hash}, roles: [infer]}}]");
+    let more = |command: &mut Command| {
+        command.env("ONNXD_AUTH_CALLERS", &callers);
+    };
+    let Some(server) = Onnxd::start_with(more) else { return };
+    let home = Home::new();
+    let header = ["--header", &format!("Authorization: Bearer {key}")];
+    for (url, refused, late) in [
+        (format!("grpc://{}", server.grpc), "grpc_16", Code::Grpc(4)),
+        (format!("http://{}", server.http), "http_401", Code::Http(504)),
+        (format!("http://{} --protocol binary", server.http), "http_401", Code::Http(504)),
+    ] {
+        let run = |rest: &str| format!("run --url {url} {LOAD} {rest}");
+        all_good(&home.report(0, &run("--rows 3 --priority 1 --deadline 9s"), &header).0);
+        home.fails(1, &run(""), &[], &["'wine'", refused]);
+        let wrong = ["--header", "Authorization: Bearer onnxd_wrong"];
+        home.fails(1, &run(""), &wrong, &["'wine'", refused]);
+        home.fails(1, &run(""), &["--header", "a b: c"], &["'a b: c' is no header"]);
+        // Nobody answers within a microsecond.
+        let (report, _) = home.report(3, &run("--deadline 1us --slo error_rate<50%"), &header);
+        let total = &report.summary.total;
+        assert_eq!(total.codes.get(&late), Some(&total.due), "{:?}", total.codes);
     }
 }
 
