@@ -41,7 +41,9 @@ use crate::{
         check::Checked,
         loader::Backends,
         manager::{Deps, Manager},
-        options::Load,
+        options::{Load, Options},
+        remote::{Syncer, is_url},
+        remote_status::StoreStatus,
         traffic::Place,
     },
     runtime,
@@ -102,6 +104,7 @@ fn run(config: &Config) -> Result<(), String> {
     let ended = main.block_on(async {
         let signal = tokio::select! {
             signal = shutdown::asked() => signal,
+            error = hopeless(&server.manager) => return Err(error),
             never = follow(&server.auth) => match never {},
             never = keep_fresh(server.tls.clone()) => match never {},
         };
@@ -113,6 +116,16 @@ fn run(config: &Config) -> Result<(), String> {
     // Without waiting for what was left behind.
     main.shutdown_background();
     ended
+}
+
+/// Why nothing will ever serve, once that is so.
+async fn hopeless(manager: &Manager) -> String {
+    let mut failed = manager.failed.clone();
+    match failed.wait_for(Option::is_some).await {
+        Ok(error) => error.clone().unwrap_or_default(),
+        // All is well, and stays so.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// How often the file of callers is looked at.
@@ -149,7 +162,8 @@ pub struct Finding {
 pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
     Auth::open(&config.auth)?;
     Tls::load(&config.tls)?;
-    let verdict = repository::check::check(&config.repository(), &backends(config)?)?;
+    let (options, _mirror) = mirrored(config)?;
+    let verdict = repository::check::check(&options, &backends(config)?)?;
     let finding = |checked: Checked| Finding {
         model: checked.model.to_string(),
         version: checked.version,
@@ -161,7 +175,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
 /// Loads one model as a server would, and tells what was decided about it and why.
 pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     let (cores, threads) = threads(config);
-    let mut options = config.repository();
+    let (mut options, _mirror) = mirrored(config)?;
     options.load = Load::Names(vec![model.to_owned()]);
     let (backends, pool) = (backends(config)?, Pool::new(threads));
     let deps = Deps { backends, pool, devices: Arc::default(), cores, state: state(config) };
@@ -171,6 +185,44 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     }
     let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
     Ok(version.explanation.clone())
+}
+
+/// What reads the object store, where models come from one.
+fn syncer(config: &Config) -> Result<Option<Syncer>, String> {
+    let Some(url) = config.models.to_str().filter(|models| is_url(models)) else { return Ok(None) };
+    let settle = Duration::from_millis(config.lifecycle.settle_ms);
+    Syncer::open(url, &config.store, state(config).as_deref(), settle).map(Some)
+}
+
+/// The repository's options. A mirror shows what is complete, and nothing else: there is no settling there.
+fn repository_options(config: &Config, syncer: Option<&Syncer>) -> Options {
+    let mut options = config.repository();
+    if let Some(syncer) = syncer {
+        options.models = syncer.place();
+        options.lifecycle.settle_ms = 0;
+    }
+    options
+}
+
+/// The same for who looks at the repository once: an object store is mirrored before, and its mirror held meanwhile.
+fn mirrored(config: &Config) -> Result<(Options, Option<Syncer>), String> {
+    let mut syncer = syncer(config)?;
+    if let Some(syncer) = &mut syncer {
+        syncer.begin()?;
+    }
+    Ok((repository_options(config, syncer.as_ref()), syncer))
+}
+
+/// What loads models, and how it goes with their object store where they come from one.
+fn manager(config: &Config, deps: Deps) -> Result<(Manager, Option<Arc<StoreStatus>>), String> {
+    let syncer = syncer(config)?;
+    let options = repository_options(config, syncer.as_ref());
+    let status = syncer.as_ref().map(Syncer::status);
+    let manager = match syncer {
+        Some(syncer) => Manager::follow(&options, deps, syncer),
+        None => Manager::start(&options, deps),
+    };
+    Ok((manager?, status))
 }
 
 /// The state directory, where there is one.
@@ -258,7 +310,8 @@ impl Server {
         let devices = Arc::new(Devices::default());
         let state = state(config);
         let deps = Deps { backends, pool, devices: devices.clone(), cores, state };
-        let manager = Arc::new(Manager::start(&config.repository(), deps)?);
+        let (manager, store) = manager(config, deps)?;
+        let manager = Arc::new(manager);
         let engine = Arc::new(engine(config, &manager)?);
         show_memory(engine.budget.clone());
         let (announcer, listener) = shutdown::channel();
@@ -266,12 +319,13 @@ impl Server {
             table: manager.table.clone(),
             infer: engine.clone(),
             ready: manager.ready.clone(),
+            store,
             shutdown: listener.clone(),
             control: config.control,
             calls: manager.control.clone(),
             limits: body_limits(config),
             budget: engine.budget.clone(),
-            place: Place { models: config.models.clone(), state: self::state(config) },
+            place: Place { models: manager.place.clone(), state: self::state(config) },
             regions: engine.regions.clone(),
             log_format: config.log.format,
             traced: config.tracing.share(),

@@ -15,6 +15,7 @@ use crate::{
     repository::{
         lifecycle_options::LifecycleOptions,
         options::{Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml},
+        remote_options::StoreOptions,
     },
     serving::regions::RegionOptions,
     telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
@@ -26,8 +27,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the models are: a repository, one .onnx file, or a directory that holds one. Default: `models`.
+    /// Where the models are: a repository, one .onnx file, or a directory that holds one; a local path, or a URL of an
+    /// object store (`s3://`, `gs://`, `az://`, and `https://` with an index). Default: `models`.
     pub models: PathBuf,
+    /// How an object store is read and mirrored.
+    pub store: StoreOptions,
     /// Which models are loaded at start: `all` (default), `none`, or names separated by commas.
     pub load: Load,
     /// When the server calls itself ready: `strict` (default) once every wanted model serves, so that an orchestrator
@@ -130,6 +134,7 @@ impl Default for Config {
         let port = |port| Address::Tcp(format!("127.0.0.1:{port}"));
         Config {
             models: repository.models,
+            store: StoreOptions::default(),
             load: repository.load,
             readiness: repository.readiness,
             load_threads: repository.load_threads,
@@ -225,6 +230,7 @@ impl Config {
             return Err(format!("max_header_bytes: expected 1024 to 1048576, got {got}"));
         }
         self.lifecycle.check().map_err(|error| format!("lifecycle.{error}"))?;
+        self.store.check().map_err(|error| format!("store.{error}"))?;
         self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
         self.tracing.check().map_err(|error| format!("tracing.{error}"))?;

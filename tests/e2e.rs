@@ -58,6 +58,8 @@ mod side_by_side;
 mod slow;
 #[path = "e2e/start.rs"]
 mod start;
+#[path = "e2e/store.rs"]
+mod store;
 #[path = "e2e/stream.rs"]
 mod stream;
 #[path = "e2e/wire.rs"]

@@ -102,6 +102,7 @@ pub fn api() -> Api {
         table: Arc::new(ArcSwap::from_pointee(table)),
         infer: Arc::new(Full),
         ready: watch::channel(true).1,
+        store: None,
         shutdown: serving(),
         control: false,
         calls: calls(),

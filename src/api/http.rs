@@ -168,24 +168,32 @@ struct ServerHealth {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Cow<'static, str>>,
+    /// What is wrong with the object store that models come from, which need not keep the server from being ready.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
 }
 
 /// Whether the process answers
 #[utoipa::path(get, path = "/v2/health/live", tag = "health",
     responses((status = 200, body = ServerHealth)))]
 async fn live(State(api): State<Arc<Api>>) -> Response<Body> {
-    reply(StatusCode::OK, &ServerHealth { live: true, ready: api.ready(), error: None })
+    let health = ServerHealth { live: true, ready: api.ready(), error: None, note: None };
+    reply(StatusCode::OK, &health)
 }
 
 /// Whether every wanted model serves
 #[utoipa::path(get, path = "/v2/health/ready", tag = "health",
     responses((status = 200, body = ServerHealth), (status = 503, body = ServerHealth)))]
 async fn ready(State(api): State<Arc<Api>>) -> Response<Body> {
+    let note = api.note();
     if api.ready() {
-        return reply(StatusCode::OK, &ServerHealth { live: true, ready: true, error: None });
+        let health = ServerHealth { live: true, ready: true, error: None, note };
+        return reply(StatusCode::OK, &health);
     }
     let error = Some(answers::not_ready().message);
-    reply(StatusCode::SERVICE_UNAVAILABLE, &ServerHealth { live: true, ready: false, error })
+    let health = ServerHealth { live: true, ready: false, error, note };
+    reply(StatusCode::SERVICE_UNAVAILABLE, &health)
 }
 
 #[derive(Serialize, ToSchema)]

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::body::BodyLimits;
 use crate::{
-    repository::{calls::Control, table::SharedTable, traffic::Place},
+    repository::{calls::Control, remote_status::StoreStatus, table::SharedTable, traffic::Place},
     serving::{caller::Caller, engine::Engine, memory::Budget, regions::Regions},
     shutdown::{self, Phase},
     telemetry::{clock::now, logs::Format},
@@ -51,6 +51,8 @@ pub struct Api {
     pub infer: Arc<dyn Infer>,
     /// Every wanted model serves. Wakes who waits whenever the table has changed.
     pub ready: watch::Receiver<bool>,
+    /// How it goes with the object store that models come from, where they do.
+    pub store: Option<Arc<StoreStatus>>,
     /// How far a stop has come: from its first phase on the server is not ready any more.
     pub shutdown: shutdown::Listener,
     /// Whether this port carries the repository's load and unload calls.
@@ -74,5 +76,10 @@ pub struct Api {
 impl Api {
     pub fn ready(&self) -> bool {
         *self.ready.borrow() && self.shutdown.phase() == Phase::Serving
+    }
+
+    /// What is wrong with the models' object store, ready or not.
+    pub fn note(&self) -> Option<&'static str> {
+        self.store.as_ref()?.note()
     }
 }

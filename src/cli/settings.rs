@@ -25,9 +25,13 @@ pub struct Ports {
 /// Flags win over the environment (ONNXD_HTTP, …), and that over the file.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Settings {
-    /// Where the models are: a repository, one .onnx file, or a directory that holds one [default: models]
-    #[arg(long, value_name = "DIR")]
+    /// Where the models are: a repository, one .onnx file, a directory that holds one, or the URL of an object store
+    /// (s3://, gs://, az://, https://) [default: models]
+    #[arg(long, value_name = "DIR|URL")]
     pub models: Option<String>,
+    /// Where the copy of an object store's models is kept [default: in --state, else in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Option<String>,
     /// Which models are loaded at start: all, none, or names [default: all]
     #[arg(long, value_name = "NAME,...|none")]
     pub load: Option<String>,
@@ -64,6 +68,7 @@ impl Settings {
         let control = self.control.then(|| "true".to_owned());
         let all = [
             ("models", "--models", &self.models),
+            ("store.mirror", "--mirror", &self.mirror),
             ("load", "--load", &self.load),
             ("http", "--http", &self.ports.http),
             ("grpc", "--grpc", &self.ports.grpc),
@@ -95,7 +100,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_option() {
         let args = "onnxd --models m --load a,b --http off --grpc 127.0.0.1:9 --operator unix:/o --control \
-                    --log-format json --onnxruntime-lib /l.so --state /s";
+                    --log-format json --onnxruntime-lib /l.so --state /s --mirror /m";
         let only = Only::try_parse_from(args.split_whitespace()).expect("these flags are known");
         let loaded = only.settings.load().expect("and fit");
         let config = &loaded.config;
@@ -107,7 +112,8 @@ mod tests {
         assert_eq!(config.log.format, crate::telemetry::logs::Format::Json);
         assert_eq!(config.onnxruntime_lib.to_str(), Some("/l.so"));
         assert_eq!(config.state.to_str(), Some("/s"));
-        assert_eq!(loaded.origins.len(), 9);
+        assert_eq!(config.store.mirror.to_str(), Some("/m"));
+        assert_eq!(loaded.origins.len(), 10);
     }
 
     #[test]

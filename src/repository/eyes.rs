@@ -59,6 +59,8 @@ pub struct Eyes {
     traffic_poll: Duration,
     /// Said already that the place cannot be seen.
     blind: bool,
+    /// Signs of a change.
+    signs: (Sender<()>, Receiver<()>),
 }
 
 impl Eyes {
@@ -87,12 +89,18 @@ impl Eyes {
             names,
             traffic_poll,
             blind: false,
+            signs: bounded(1),
         }
+    }
+
+    /// Who knows of a change says so here, and it is looked at soon; `None` where nobody watches.
+    pub fn sign(&self) -> Option<Sender<()>> {
+        (self.watch != Watch::Off).then(|| self.signs.0.clone())
     }
 
     /// Looks until nobody asks any more.
     pub fn run(mut self) {
-        let (sign, signs) = bounded(1);
+        let (sign, signs) = self.signs.clone();
         // Dropped at the end: it holds a thread.
         let _watcher = match self.watch {
             Watch::Notify => watcher(self.place.given(), sign.clone()),

@@ -1,6 +1,8 @@
 //! The manager from outside: starts the threads that look, load, publish and free, and takes what is asked of them.
 
 use std::{
+    collections::BTreeMap,
+    mem,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -14,14 +16,15 @@ use tokio::sync::watch;
 
 use super::{
     calls::{self, Control, MOST_CALLS},
-    entry::entries,
-    eyes::Eyes,
+    entry::{Entry, entries},
+    eyes::{Eyes, Look, Sight},
     job::Job,
     keeper::{Inbox, Keeper, Outside},
     loader::{Backends, Loader, Outcome},
     measured::Measurements,
     options::Options,
     priority,
+    remote::Syncer,
     store::Repository,
     sweeper::Sweeper,
     table::SharedTable,
@@ -55,6 +58,10 @@ pub struct Manager {
     pub ready: watch::Receiver<bool>,
     /// Takes calls to load and unload.
     pub control: Control,
+    /// Where its repository lies: the mirror, of one on an object store.
+    pub place: PathBuf,
+    /// Why nothing can ever serve, once that is so.
+    pub failed: watch::Receiver<Option<String>>,
     initial: Arc<Initial>,
     stop: Sender<()>,
     /// Disconnects when the last thread has ended.
@@ -87,17 +94,29 @@ impl Manager {
     /// start: no repository, or a model to load that it does not have.
     pub fn start(options: &Options, deps: Deps) -> Result<Manager, String> {
         options.check()?;
-        let repository = Arc::new(Repository::scan(&options.models)?);
-        let mut entries = entries(&repository, options)?;
-        let place = Place { models: options.models.clone(), state: deps.state.clone() };
-        let mut traffic = Watched::new(place);
-        for (model, said) in traffic.changed(repository.models.keys()) {
-            if let Some(entry) = entries.get_mut(&model) {
-                entry.see_traffic(&said);
-            }
-        }
+        let found = Found::look(options, deps.state.clone())?;
+        Manager::start_on(options, deps, |begin| begin.with(found).map(drop))
+    }
+
+    /// As `start`, of the mirror that `syncer` keeps (`options.models` is its place). What it holds is known once it has
+    /// been compared with its store, which may take long: until then nothing is published, and what would have ended the
+    /// start is told by `failed`.
+    pub fn follow(options: &Options, deps: Deps, syncer: Syncer) -> Result<Manager, String> {
+        options.check()?;
+        Manager::start_on(options, deps, |begin| {
+            let alive = begin.alive.clone();
+            spawn("onnxd-store".into(), &alive, move || begin.follow(syncer))
+        })
+    }
+
+    fn start_on(
+        options: &Options,
+        deps: Deps,
+        go: impl FnOnce(Begin) -> Result<(), String>,
+    ) -> Result<Manager, String> {
         let table: SharedTable = Arc::new(ArcSwap::default());
         let (publishes, ready) = watch::channel(false);
+        let (fail, failed) = watch::channel(None);
         let initial = Arc::new(Initial::default());
         let at_once = match options.load_threads {
             0 => (deps.cores / 2).max(1),
@@ -112,7 +131,8 @@ impl Manager {
         let (look, looks) = bounded(MOST_CALLS);
         let (sight, sights) = bounded(1);
         let (sweeper, woken) = Sweeper::new();
-        let measurements = Measurements::new(deps.state.as_deref());
+        let state = deps.state.clone();
+        let measurements = Measurements::new(state.as_deref());
         let loader = Arc::new(Loader::new(deps, measurements, panic));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let outside = Outside {
@@ -123,18 +143,12 @@ impl Manager {
             ready: publishes,
             initial: initial.clone(),
         };
-        let mut keeper = Keeper::new(entries, outside, options.clone());
-        keeper.begin();
         let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
-        let eyes = Eyes::new(repository, traffic, looks, sight, &options.lifecycle);
-        spawn("onnxd-eyes".into(), &alive, move || eyes.run())?;
         let sweeps = sweeper.clone();
         spawn("onnxd-sweeper".into(), &alive, move || sweeps.run())?;
-        spawn("onnxd-manager".into(), &alive, move || {
-            keeper.run(&inbox);
-            sweeper.close();
-        })?;
-        Ok(Manager { table, ready, control, initial, stop, ended })
+        let (options, place) = (options.clone(), options.models.clone());
+        go(Begin { options, outside, inbox, sweeper, looks, sight, fail, alive, state })?;
+        Ok(Manager { table, ready, control, place, failed, initial, stop, ended })
     }
 
     /// Waits until every wanted version has been tried, and what came of it is published; false when `limit` passed
@@ -156,6 +170,80 @@ impl Manager {
         // Full: already told.
         let _ = self.stop.try_send(());
         self.ended.recv_timeout(limit) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
+    }
+}
+
+/// A repository as it was found.
+struct Found {
+    repository: Arc<Repository>,
+    entries: BTreeMap<String, Entry>,
+    traffic: Watched,
+}
+
+impl Found {
+    /// Traffic rules lie in the repository, or in `state`.
+    fn look(options: &Options, state: Option<PathBuf>) -> Result<Found, String> {
+        let repository = Arc::new(Repository::scan(&options.models)?);
+        let mut entries = entries(&repository, options)?;
+        let mut traffic = Watched::new(Place { models: options.models.clone(), state });
+        for (model, said) in traffic.changed(repository.models.keys()) {
+            if let Some(entry) = entries.get_mut(&model) {
+                entry.see_traffic(&said);
+            }
+        }
+        Ok(Found { repository, entries, traffic })
+    }
+}
+
+/// All that a manager is made of but what the repository holds.
+struct Begin {
+    options: Options,
+    outside: Outside,
+    inbox: Inbox,
+    sweeper: Arc<Sweeper>,
+    looks: Receiver<Look>,
+    sight: Sender<Sight>,
+    fail: watch::Sender<Option<String>>,
+    alive: Sender<()>,
+    state: Option<PathBuf>,
+}
+
+impl Begin {
+    /// Publishes what was found, and starts to load it. Gives where signs of a change are taken, if they are.
+    fn with(self, found: Found) -> Result<Option<Sender<()>>, String> {
+        let Begin { options, outside, inbox, sweeper, looks, sight, alive, .. } = self;
+        let Found { repository, entries, traffic } = found;
+        let eyes = Eyes::new(repository, traffic, looks, sight, &options.lifecycle);
+        let sign = eyes.sign();
+        let mut keeper = Keeper::new(entries, outside, options);
+        keeper.begin();
+        spawn("onnxd-eyes".into(), &alive, move || eyes.run())?;
+        spawn("onnxd-manager".into(), &alive, move || {
+            keeper.run(&inbox);
+            sweeper.close();
+        })?;
+        Ok(sign)
+    }
+
+    /// Goes on once the mirror is as its store is, and keeps it so.
+    fn follow(mut self, mut syncer: Syncer) {
+        let (fail, sweeper) = (self.fail.clone(), self.sweeper.clone());
+        // Whoever asks for a look at the repository has the store compared before.
+        let (look, asked) = bounded(MOST_CALLS);
+        let onward = mem::replace(&mut self.outside.looks, look);
+        let begun = syncer.begin().and_then(|()| self.with_what_is_there());
+        match begun {
+            Ok(sign) => syncer.run(&asked, &onward, sign),
+            Err(error) => {
+                sweeper.close();
+                fail.send_replace(Some(error));
+            }
+        }
+    }
+
+    fn with_what_is_there(self) -> Result<Option<Sender<()>>, String> {
+        let found = Found::look(&self.options, self.state.clone())?;
+        self.with(found)
     }
 }
 

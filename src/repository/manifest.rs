@@ -32,6 +32,11 @@ impl Manifest {
         Ok(Manifest(files))
     }
 
+    /// Every file with its digest, by name.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, digest)| (&**name, &**digest))
+    }
+
     /// Whether a file that was read is the one that is listed.
     pub fn check(&self, name: &str, sha256: &str) -> Result<(), String> {
         match self.0.get(name) {

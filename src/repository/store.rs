@@ -360,7 +360,7 @@ fn holds_versions(directory: &Path) -> bool {
 }
 
 /// A positive integer without leading zeros that every protocol's number can hold.
-fn version_number(name: &str) -> Option<u64> {
+pub(super) fn version_number(name: &str) -> Option<u64> {
     let plain = name.bytes().all(|b| b.is_ascii_digit()) && !name.starts_with('0');
     let number: i64 = if plain { name.parse().ok()? } else { return None };
     u64::try_from(number).ok().filter(|n| *n > 0)

@@ -186,6 +186,36 @@ pub const LOADS_REFUSED: Metric = counter(
     VERSION,
     "Loads of the version that were refused: it could not be opened, or did not pass its checks.",
 );
+pub const STORE_UP: Metric = gauge(
+    "onnxd_repository_store_up",
+    "state",
+    &[],
+    "1 while the object store of the models could be listed the last time, else 0; absent on a local path.",
+);
+pub const STORE_LAST_SYNC: Metric = gauge(
+    "onnxd_repository_store_last_sync_timestamp_seconds",
+    "seconds",
+    &[],
+    "When the mirror was last as the object store is, in seconds since the Unix epoch; absent until it was.",
+);
+pub const STORE_FAILURES: Metric = counter(
+    "onnxd_repository_store_failures_total",
+    "comparisons",
+    &[],
+    "Comparisons with the object store that failed, as a whole or in part.",
+);
+pub const STORE_FETCHED: Metric = counter(
+    "onnxd_repository_store_fetched_bytes_total",
+    "bytes",
+    &[],
+    "Bytes that were read from the object store into the mirror.",
+);
+pub const STORE_REFUSED: Metric = gauge(
+    "onnxd_repository_store_versions_refused",
+    "versions",
+    &[],
+    "Versions of the object store that are kept out of the mirror: too large, or other than their digests.",
+);
 pub const REFUSED: Metric = counter(
     "onnxd_requests_refused_total",
     "requests",
@@ -392,7 +422,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 43] = [
+pub const ALL: [&Metric; 48] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -417,6 +447,11 @@ pub const ALL: [&Metric; 43] = [
     &MODEL_STATE,
     &LOAD_SECONDS,
     &LOADS_REFUSED,
+    &STORE_UP,
+    &STORE_LAST_SYNC,
+    &STORE_FAILURES,
+    &STORE_FETCHED,
+    &STORE_REFUSED,
     &REFUSED,
     &CALLER_REQUESTS,
     &MEMORY_BYTES,

@@ -11,7 +11,7 @@ use super::{
     histogram::Buckets,
     names::{self, Metric},
     process::{self, Process},
-    registry::{self, Cut, Listener, ModelRow, Registry},
+    registry::{self, Cut, Listener, ModelRow, Registry, StoreRow},
     shadow::{Copied, ShadowReading},
     stats::{Lookup, Reading, Shed},
     triton,
@@ -50,6 +50,7 @@ fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> Stri
     gauges(&mut page, &versions);
     let rows = registry.models();
     models(&mut page, &rows);
+    store(&mut page, registry.store());
     server(&mut page, registry);
     system(&mut page, process);
     if options.nv_names {
@@ -208,6 +209,15 @@ fn models(page: &mut Page, models: &[Named<ModelRow>]) {
         let labels = [("model", &**model), ("version", &**version)];
         page.sample(names::LOADS_REFUSED.name, &labels, row.refused);
     }
+}
+
+fn store(page: &mut Page, row: Option<StoreRow>) {
+    let Some(row) = row else { return };
+    page.single(&names::STORE_UP, Some(u8::from(row.up)));
+    page.single(&names::STORE_LAST_SYNC, row.last_sync_seconds);
+    page.single(&names::STORE_FAILURES, Some(row.failures));
+    page.single(&names::STORE_FETCHED, Some(row.fetched_bytes));
+    page.single(&names::STORE_REFUSED, Some(row.refused));
 }
 
 fn server(page: &mut Page, registry: &Registry) {
@@ -445,6 +455,7 @@ mod tests {
         shadow.compared(Difference::default(), Duration::ZERO, Duration::ZERO);
         Box::leak(Box::new((route, shadow)));
         registry.set_certificate_expiry(2_000_000_000);
+        registry.set_store(StoreRow { last_sync_seconds: Some(7), ..StoreRow::default() });
         registry
     }
 

@@ -101,6 +101,23 @@ pub struct Registry {
     shadows: Living<ShadowCounts>,
     /// Spans that the collector took, and those that it did not.
     spans: [AtomicU64; 2],
+    /// `None`: models lie on a local path.
+    store: Mutex<Option<StoreRow>>,
+}
+
+/// How it goes with the object store that models come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreRow {
+    /// It could be listed the last time.
+    pub up: bool,
+    /// When all of it was mirrored last, in seconds since the Unix epoch.
+    pub last_sync_seconds: Option<u64>,
+    /// Attempts that failed, as a whole or in part.
+    pub failures: u64,
+    /// Bytes that came from it.
+    pub fetched_bytes: u64,
+    /// Versions that are not mirrored, for what they are.
+    pub refused: u64,
 }
 
 /// By two names, as long as somebody counts.
@@ -340,6 +357,16 @@ impl Registry {
 
     pub fn memory(&self) -> Option<Memory> {
         self.memory.lock().as_ref().map(|read| read())
+    }
+
+    /// How it goes with the object store now.
+    pub fn set_store(&self, row: StoreRow) {
+        *self.store.lock() = Some(row);
+    }
+
+    /// `None` where models lie on a local path.
+    pub fn store(&self) -> Option<StoreRow> {
+        *self.store.lock()
     }
 
     pub fn log_dropped(&self, lines: u64) {

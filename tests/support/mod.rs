@@ -8,6 +8,7 @@ pub mod frames;
 pub mod grpc;
 pub mod http;
 pub mod log_files;
+pub mod s3;
 pub mod server;
 pub mod stream;
 pub mod tls;

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""An S3-compatible server (moto's) on a port of its own, which it prints; it ends with its standard input."""
+import logging
+import sys
+
+from moto.server import ThreadedMotoServer
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()

@@ -1,0 +1,82 @@
+//! An object store as a child process: moto's S3, filled over its own HTTP.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use super::{
+    files::{python, root, script},
+    http::{Answer, Http},
+};
+
+/// Any key will do for it.
+const KEYS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIATEST"),
+    ("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-test"),
+    ("AWS_REGION", "us-east-1"),
+];
+
+/// A store with one bucket, `models`. It ends when this is dropped.
+pub struct S3 {
+    child: Child,
+    /// HOST:PORT.
+    pub address: String,
+}
+
+impl S3 {
+    pub fn start() -> S3 {
+        script("setup-tests.sh");
+        let mut child = python()
+            .arg(root().join("tests/support/s3.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("moto starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        let store = S3 { child, address: format!("127.0.0.1:{}", line.trim()) };
+        assert_eq!(store.ask("PUT", "/models", b"").status, 200);
+        store
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        Http::connect(&self.address).ask(method, path, "", body)
+    }
+
+    /// Writes an object of the bucket.
+    pub fn put(&self, key: &str, body: &[u8]) {
+        assert_eq!(self.ask("PUT", &format!("/models/{key}"), body).status, 200, "{key}");
+    }
+
+    pub fn delete(&self, key: &str) {
+        assert_eq!(self.ask("DELETE", &format!("/models/{key}"), b"").status, 204, "{key}");
+    }
+
+    /// Writes every file below a folder.
+    pub fn put_all(&self, folder: &Path, prefix: &str) {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let key = format!("{prefix}/{}", entry.file_name().to_string_lossy());
+            match entry.path().is_dir() {
+                true => self.put_all(&entry.path(), &key),
+                false => self.put(&key, &fs::read(entry.path()).expect("readable")),
+            }
+        }
+    }
+
+    /// Has a server read from here.
+    pub fn known_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let command = command.envs(KEYS);
+        command.env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
