@@ -1,12 +1,9 @@
-//! onnxd-offline: what reads the prediction log. Not written yet; it says so and fails.
+//! The program: sets what must be set before any thread, then runs the command line.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Where standard error is closed, the exit code still says it.
-    let _ = writeln!(
-        std::io::stderr(),
-        "onnxd-offline: not written yet; offline/README.md says what it will be"
-    );
-    ExitCode::FAILURE
+    // SAFETY: the first thing that the process does; there is no other thread yet.
+    unsafe { onnxd::runtime::ort::disable_telemetry() };
+    onnxd_offline::cli::run(std::env::args_os())
 }

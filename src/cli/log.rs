@@ -14,7 +14,7 @@ use std::{
 
 use clap::Subcommand;
 
-use super::{Failure, output::Output};
+use super::{Failure, output::Output, sibling};
 use crate::predlog::{
     condition::{self, Condition},
     reader::{Filter, Log, ReadError},
@@ -62,6 +62,12 @@ enum Command {
         after_help = "Examples:\n  onnxd log compact --dry-run\n  onnxd log compact --model wine\n\nA server may write meanwhile, and others may read. Killed, it loses no row; the next compaction tidies up."
     )]
     Compact(keep::CompactArgs),
+    /// Write rows and labels about a subject out of every file (onnxd-offline)
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd log erase --help` is onnxd-offline's own.\n\nExamples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run"
+    )]
+    Erase(sibling::Args),
 }
 
 /// Where the log is.
@@ -159,5 +165,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Dump(args) => dump::run(args),
         Command::Verify(args) => keep::verify(args),
         Command::Compact(args) => keep::compact(args),
+        Command::Erase(args) => sibling::run("onnxd-offline", &["log", "erase"], args),
     }
 }

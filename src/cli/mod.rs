@@ -70,25 +70,34 @@ enum Command {
         after_help = "`onnxd loadtest --help` is onnxd-loadtest's own.\n\nExamples:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --slo 'p99<20ms'"
     )]
     Loadtest(sibling::Args),
-    // Those below are hidden until their binary does something: what is listed works.
-    /// Join labels to logged predictions (onnxd-offline).
-    #[command(hide = true, disable_help_flag = true)]
+    /// Bring in what turned out to be true of logged predictions (onnxd-offline).
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd labels --help` is onnxd-offline's own.\n\nExamples:\n  onnxd labels import labels.csv --model wine\n  onnxd labels coverage --model wine"
+    )]
     Labels(sibling::Args),
+    /// Make data sets of logged predictions and their labels (onnxd-offline).
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd dataset --help` is onnxd-offline's own.\n\nExamples:\n  onnxd dataset build --model wine --out dataset"
+    )]
+    Dataset(sibling::Args),
+    /// Ask a version what was logged, and compare its answers (onnxd-offline).
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd replay --help` is onnxd-offline's own.\n\nExamples:\n  onnxd replay --model wine --version 2 --from 24h"
+    )]
+    Replay(sibling::Args),
+    // Those below are hidden until their binary does something: what is listed works.
     /// Measure drift in logged predictions (onnxd-offline).
     #[command(hide = true, disable_help_flag = true)]
     Drift(sibling::Args),
-    /// Make a data set from logged predictions (onnxd-offline).
-    #[command(hide = true, disable_help_flag = true)]
-    Dataset(sibling::Args),
     /// Train a candidate (onnxd-offline).
     #[command(hide = true, disable_help_flag = true)]
     Train(sibling::Args),
     /// Compare a candidate with the version that serves (onnxd-offline).
     #[command(hide = true, disable_help_flag = true)]
     Gate(sibling::Args),
-    /// Send logged requests to a server again (onnxd-offline).
-    #[command(hide = true, disable_help_flag = true)]
-    Replay(sibling::Args),
 }
 
 /// Runs the command that `args` (the program's name first) ask for.
@@ -124,13 +133,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Key(args) => key::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-        Command::Loadtest(args) => sibling::run("onnxd-loadtest", None, &args),
-        Command::Labels(args) => sibling::run("onnxd-offline", Some("labels"), &args),
-        Command::Drift(args) => sibling::run("onnxd-offline", Some("drift"), &args),
-        Command::Dataset(args) => sibling::run("onnxd-offline", Some("dataset"), &args),
-        Command::Train(args) => sibling::run("onnxd-offline", Some("train"), &args),
-        Command::Gate(args) => sibling::run("onnxd-offline", Some("gate"), &args),
-        Command::Replay(args) => sibling::run("onnxd-offline", Some("replay"), &args),
+        Command::Loadtest(args) => sibling::run("onnxd-loadtest", &[], &args),
+        Command::Labels(args) => sibling::run("onnxd-offline", &["labels"], &args),
+        Command::Drift(args) => sibling::run("onnxd-offline", &["drift"], &args),
+        Command::Dataset(args) => sibling::run("onnxd-offline", &["dataset"], &args),
+        Command::Train(args) => sibling::run("onnxd-offline", &["train"], &args),
+        Command::Gate(args) => sibling::run("onnxd-offline", &["gate"], &args),
+        Command::Replay(args) => sibling::run("onnxd-offline", &["replay"], &args),
     }
 }
 

@@ -16,13 +16,13 @@ pub struct Args {
     rest: Vec<OsString>,
 }
 
-/// Becomes `binary` (which lies beside this one), with `command` first among its arguments.
-pub fn run(binary: &str, command: Option<&str>, args: &Args) -> Result<ExitCode, Failure> {
+/// Becomes `binary` (which lies beside this one), with the words of `command` first among its arguments.
+pub fn run(binary: &str, command: &[&str], args: &Args) -> Result<ExitCode, Failure> {
     let own = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("the place of onnxd is not known: {error}")))?;
     let path = own.parent().unwrap_or(Path::new("")).join(binary);
     if !path.is_file() {
-        let asked = command.unwrap_or("loadtest");
+        let asked = if command.is_empty() { "loadtest".to_owned() } else { command.join(" ") };
         return Err(Failure::failed(format!(
             "onnxd {asked} needs {binary} beside onnxd, and it is not there (the release has it; cargo build -p {binary} makes it)"
         )));
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn a_missing_sibling_is_named() {
         let args = Args { rest: vec![] };
-        let failure = run("onnxd-nowhere", Some("drift"), &args).expect_err("it is not there");
+        let failure = run("onnxd-nowhere", &["drift"], &args).expect_err("it is not there");
         assert_eq!(failure.code, 1);
         assert!(failure.message.starts_with("onnxd drift needs onnxd-nowhere"), "{failure:?}");
     }

@@ -1,0 +1,123 @@
+//! `onnxd log erase`: writes a subject out of the log.
+
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+
+use clap::Subcommand;
+use onnxd::{
+    cli::{
+        Failure,
+        output::{self, Output},
+    },
+    predlog::{
+        reader::{Filter, Log},
+        redact::Key,
+        value::time_text,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{Place, now_us, progress::Progress, unread, usage};
+use crate::erase::{Ledger, Request, Rewritten, erase};
+
+/// Read and keep the prediction log
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Write rows and labels about a subject out of every file, and keep the evidence
+    #[command(
+        after_help = "Examples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run\n  onnxd log erase --subject 4711 --key-file log.key --datasets sets/march\n  onnxd log erase --again\n\nThe subject goes into a ledger, so that rows that come later are in no data set; --again erases those of everybody\nin it. Files of the write-ahead log are not looked at: run it again once they are closed. Copies elsewhere\n(backups, buckets with versions) are not reached."
+    )]
+    Erase(Erase),
+}
+
+#[derive(clap::Args, Debug)]
+struct Erase {
+    /// Whom: what the model's log calls subject
+    #[arg(long, value_name = "SUBJECT", requires = "key_file", conflicts_with = "again")]
+    subject: Option<String>,
+    /// The key that the server hashes subjects with, prediction_log.key_file
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Whom, as the column subject_key has it
+    #[arg(long, value_name = "HASH", conflicts_with_all = ["subject", "again"])]
+    subject_key: Option<String>,
+    /// Everybody in the ledger: rows that came since
+    #[arg(long)]
+    again: bool,
+    /// Data sets to look into: those that hold the subject are listed
+    #[arg(long, value_name = "DIR,...", value_delimiter = ',')]
+    datasets: Vec<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let Command::Erase(args) = &args.command;
+    let log = Log::open(&args.place.dir).map_err(unread)?;
+    let subject_keys = subject_keys(args, &log)?;
+    let files = log.files(&Filter::default()).map_err(unread)?.len();
+    let request = Request {
+        log,
+        subject_keys,
+        datasets: args.datasets.clone(),
+        dry_run: args.dry_run,
+        at: time_text(now_us()),
+    };
+    let bar = Progress::of(files, "files");
+    let evidence = erase(&request, |done| bar.at(done)).map_err(unread)?;
+    drop(bar);
+    match args.place.output {
+        Output::Json => output::show(&json!(evidence), Output::Json),
+        Output::Text => {
+            let line = |file: &Rewritten| json!({"rows": file.rows_erased, "file": file.file});
+            let lines: Vec<Value> = evidence.log.iter().chain(&evidence.labels).map(line).collect();
+            if !lines.is_empty() {
+                output::say(&output::text(&Value::Array(lines)));
+            }
+            let sum = |files: &[Rewritten]| files.iter().map(|file| file.rows_erased).sum::<u64>();
+            output::say(&format!(
+                "{} rows and {} labels {}",
+                sum(&evidence.log),
+                sum(&evidence.labels),
+                if evidence.done { "are erased" } else { "would be erased" }
+            ));
+            for set in &evidence.tainted_datasets {
+                output::say(&format!("the data set {set} holds rows of the subject"));
+            }
+            if evidence.wal_segments > 0 {
+                output::say(&format!(
+                    "{} files of the write-ahead log may hold more: run it with --again once they are closed",
+                    evidence.wal_segments
+                ));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn subject_keys(args: &Erase, log: &Log) -> Result<BTreeSet<String>, Failure> {
+    if args.again {
+        let ledger = Ledger::read(&log.root).map_err(unread)?;
+        return Ok(ledger.keys().cloned().collect());
+    }
+    if let Some(key) = &args.subject_key {
+        return Ok(BTreeSet::from([key.clone()]));
+    }
+    let (Some(subject), Some(path)) = (&args.subject, &args.key_file) else {
+        return Err(usage("whom? --subject with --key-file, --subject-key or --again"));
+    };
+    let secret = std::fs::read(path)
+        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+    let key = Key::new(secret.trim_ascii()).ok_or_else(|| {
+        Failure::failed(format!("{}: expected a key of 16 bytes or more", path.display()))
+    })?;
+    Ok(BTreeSet::from([key.hash("subject", subject.as_bytes())]))
+}
