@@ -63,6 +63,7 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
         served,
         stats,
         cache: None,
+        log: None,
         platform: "echo",
         backend: "echo",
         providers: Vec::new(),

@@ -10,13 +10,13 @@ mkdir -p "$target"
 exec 9>"$target/.setup-tests.lock"
 flock 9 # two at once would write the same files
 
-environment() {
-  local lock=$root/tests/clients/requirements.txt
+environment() { # LOCK VENV
+  local lock=$root/$1 venv=$2
   if cmp -s "$lock" "$venv/.requirements"; then
     echo "test clients: the Python environment is in $venv"
     return
   fi
-  echo "test clients: installing tests/clients/requirements.txt into $venv"
+  echo "test clients: installing $1 into $venv"
   rm -rf "$venv"
   python3 -m venv "$venv" || { echo "test clients: python3 needs its venv module (Debian: python3-venv)" >&2; exit 1; }
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$lock"
@@ -143,7 +143,8 @@ browser() {
     echo "test clients: chromium cannot be installed: pages are not looked at" >&2
 }
 
-environment
+environment tests/clients/requirements.txt "$venv"
+environment tests/readers/requirements.txt "$target/venv-readers"
 perf_analyzer
 faketime
 browser

@@ -36,6 +36,7 @@ use crate::{
         pool::{Pool, Threads},
     },
     config::{Config, Loaded},
+    predlog::store::Logs,
     repository::{
         self,
         check::Checked,
@@ -178,7 +179,9 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     let (mut options, _mirror) = mirrored(config)?;
     options.load = Load::Names(vec![model.to_owned()]);
     let (backends, pool) = (backends(config)?, Pool::new(threads));
-    let deps = Deps { backends, pool, devices: Arc::default(), cores, state: state(config) };
+    let (devices, state) = (Arc::default(), state(config));
+    let logs = Arc::new(Logs::idle(&config.prediction_log)?);
+    let deps = Deps { backends, pool, devices, cores, logs, state };
     let manager = Manager::start(&options, deps)?;
     if !manager.wait_initial(EXPLAIN_LIMIT) {
         return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
@@ -268,6 +271,7 @@ pub struct Server {
     network: Network,
     operator: Option<Network>,
     observer: Option<Arc<Observer>>,
+    logs: Arc<Logs>,
 }
 
 /// The engine, with what it needs beside the table.
@@ -309,7 +313,9 @@ impl Server {
         let executors = Executors::start(&pool).map_err(no_thread)?;
         let devices = Arc::new(Devices::default());
         let state = state(config);
-        let deps = Deps { backends, pool, devices: devices.clone(), cores, state };
+        let logs = Arc::new(Logs::start(&config.prediction_log)?);
+        let own = (devices.clone(), logs.clone());
+        let deps = Deps { backends, pool, devices: own.0, cores, logs: own.1, state };
         let (manager, store) = manager(config, deps)?;
         let manager = Arc::new(manager);
         let engine = Arc::new(engine(config, &manager)?);
@@ -350,6 +356,7 @@ impl Server {
             network,
             operator,
             observer,
+            logs,
         })
     }
 
@@ -373,7 +380,7 @@ impl Server {
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
         let Server { announcer, manager, executors, devices, .. } = self;
-        let Server { network, operator, observer, .. } = self;
+        let Server { network, operator, observer, logs, .. } = self;
         let again = shutdown::asked();
         tokio::pin!(again);
         announcer.announce(Phase::Unready);
@@ -419,6 +426,12 @@ impl Server {
         });
         if tokio::time::timeout(LAST_PHASES, executors).await.is_err() {
             tracing::warn!("a run is still under way: it is left");
+        }
+        let flushed = tokio::task::spawn_blocking(move || logs.close(LAST_PHASES));
+        if !flushed.await.unwrap_or(false) {
+            tracing::warn!(
+                "the prediction log is not through: the next start makes files of the rest"
+            );
         }
         if let Some(observer) = observer {
             let sent = tokio::task::spawn_blocking(move || observer.finish());

@@ -12,6 +12,7 @@ use crate::{
         auth::{callers::Callers, options::AuthOptions},
         tls::TlsOptions,
     },
+    predlog::options::StoreOptions,
     repository::{
         lifecycle_options::LifecycleOptions,
         options::{Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml},
@@ -124,6 +125,8 @@ pub struct Config {
     pub metrics: MetricsOptions,
     /// Spans of requests, for a collector.
     pub tracing: TraceOptions,
+    /// Where predictions are logged. Whether they are, and how, is `log` of the defaults and of a model's model.yaml.
+    pub prediction_log: StoreOptions,
     /// What holds for every model whose model.yaml says nothing else.
     pub defaults: Defaults,
 }
@@ -167,6 +170,7 @@ impl Default for Config {
             log: LogOptions::default(),
             metrics: MetricsOptions::default(),
             tracing: TraceOptions::default(),
+            prediction_log: StoreOptions::default(),
             defaults: repository.defaults,
         }
     }
@@ -233,6 +237,8 @@ impl Config {
         self.store.check().map_err(|error| format!("store.{error}"))?;
         self.tls.check().map_err(|error| format!("tls.{error}"))?;
         self.check_addresses()?;
+        self.prediction_log.check().map_err(|error| format!("prediction_log.{error}"))?;
+        self.defaults.log.check().map_err(|error| format!("defaults.log.{error}"))?;
         self.tracing.check().map_err(|error| format!("tracing.{error}"))?;
         Callers::new(&self.auth.callers, self.auth.identity, |_, _| Default::default())
             .map_err(|error| format!("auth.callers: {error}"))?;

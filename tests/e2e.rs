@@ -46,6 +46,8 @@ mod observe;
 mod overload;
 #[path = "e2e/padding.rs"]
 mod padding;
+#[path = "e2e/predictions.rs"]
+mod predictions;
 #[path = "e2e/quiet.rs"]
 mod quiet;
 #[path = "e2e/rollout.rs"]

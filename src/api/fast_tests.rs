@@ -112,6 +112,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         served,
         stats,
         cache: None,
+        log: None,
         platform: "echo",
         backend: "echo",
         providers: Vec::new(),

@@ -171,6 +171,7 @@ fn version(model: &str, number: u64) -> Arc<Version> {
         served: served(model, label, &signature, &stats),
         stats,
         cache: None,
+        log: None,
         platform: "onnxruntime_onnx",
         backend: "ort",
         providers: vec!["CPUExecutionProvider".into()],

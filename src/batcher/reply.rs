@@ -38,6 +38,8 @@ pub struct Spent {
     pub infer: Duration,
     /// Splitting the outputs.
     pub output: Duration,
+    /// Rows of the batch, and its number: when it began, in ticks. `None`: there was none.
+    pub batch: Option<(u32, u64)>,
 }
 
 /// Makes the two ends of one answer.

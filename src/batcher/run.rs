@@ -126,7 +126,9 @@ impl Attempt<'_> {
         if stacked.elements > 0 {
             self.served.stats.padded(stacked.elements, stacked.padding);
         }
-        let spent = Spent { input: begun.since(self.started), infer, ..Spent::default() };
+        let batch = Some((u32::try_from(self.rows).unwrap_or(u32::MAX), self.started.0));
+        let input = begun.since(self.started);
+        let spent = Spent { input, infer, batch, ..Spent::default() };
         Ok((outputs, spent))
     }
 

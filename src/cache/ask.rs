@@ -18,6 +18,7 @@ use crate::{
         reply::{self, Awaited, Replier, Reply, Spent},
         served::{JobInputs, Request, Served},
     },
+    predlog::record::CacheUse,
     runtime::session::Outputs,
     telemetry::clock::now,
     types::{
@@ -141,6 +142,16 @@ impl Answering {
         match self {
             Answering::Kept(kept) => Some(kept.lookup),
             _ => None,
+        }
+    }
+
+    /// What the cache has to do with it.
+    pub fn cache_use(&self) -> CacheUse {
+        match self {
+            Answering::Own(_) => CacheUse::Bypass,
+            Answering::Kept(_) => CacheUse::Hit,
+            Answering::Shared(waiting) if waiting.request.is_some() => CacheUse::Coalesced,
+            Answering::Shared(_) => CacheUse::Miss,
         }
     }
 

@@ -1,9 +1,13 @@
 //! The prediction log: what was asked and answered, as typed rows of Parquet, the way there from the request path, and back.
 
+pub mod capture;
+pub mod cells;
 pub mod columns;
 pub mod compact;
 pub mod condition;
 pub mod digest;
+pub mod disk;
+pub mod encode;
 pub mod export;
 pub mod footer;
 pub mod labels;
@@ -13,14 +17,24 @@ pub mod paths;
 pub mod reader;
 pub mod record;
 pub mod redact;
+pub mod retention;
+pub mod ring;
+pub mod rotate;
+pub mod rotator;
+pub mod sampling;
 pub mod schema;
 pub mod stat;
+pub mod store;
 pub mod subject;
 pub mod value;
 pub mod verify;
+pub mod wal;
+pub mod writer;
 
 #[cfg(test)]
 #[path = "../../tests/support/log_files.rs"]
 mod log_files;
 #[cfg(test)]
 mod reader_tests;
+#[cfg(test)]
+mod testing;

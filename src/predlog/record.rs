@@ -74,9 +74,16 @@ pub struct Lost;
 /// Which way a request was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// `primary`, `canary`, `shadow` or `fallback`; empty: `primary`.
-    pub name: &'static str,
+    /// The way's name, perhaps with `;` and more behind it, as the answer's header has it; `None`: `primary`.
+    pub said: Option<Arc<str>>,
     pub rollout: Option<(Arc<str>, i32)>,
+}
+
+impl Route {
+    /// The value of the column `route`.
+    pub fn name(&self) -> &str {
+        self.said.as_deref().and_then(|said| said.split(';').next()).unwrap_or("primary")
+    }
 }
 
 /// What is text of a request.

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow_schema::SchemaRef;
 
 use super::{
-    columns::{self, Columns},
+    columns::{self, Columns, Labelled, Source},
     options::LogOptions,
     redact::{Key, Redaction},
     schema::{self, Footer, Identity},
 };
-use crate::types::model::Signature;
+use crate::types::model::{Dim, Signature, TensorSpec};
 
 /// A version as its rows have it.
 pub struct Subject {
@@ -30,6 +30,10 @@ pub struct Subject {
     pub node: Arc<str>,
     /// For the keys of data subjects.
     pub key: Option<Key>,
+    /// By tensor, inputs first: whether a column needs it.
+    needed: Vec<bool>,
+    /// Bytes of a row's outputs, as far as the signature tells.
+    pub output_bytes: usize,
 }
 
 /// What a subject is made of.
@@ -70,10 +74,52 @@ impl Subject {
             options: options.clone(),
             schema: schema::arrow(&columns.columns),
             footer: Footer::new(identity, signature, &columns),
+            needed: needed(signature, &columns),
+            output_bytes: output_bytes(signature),
             columns,
             device: parts.device,
             node: parts.node,
             key: parts.key,
         })
     }
+
+    /// Whether a column needs this tensor; inputs count first.
+    pub fn needs(&self, tensor: usize) -> bool {
+        self.needed.get(tensor).copied().unwrap_or(false)
+    }
+}
+
+fn needed(signature: &Signature, columns: &Columns) -> Vec<bool> {
+    let inputs = signature.inputs.len();
+    let mut needed = vec![false; inputs + signature.outputs.len()];
+    let of_columns = columns.columns.iter().filter_map(|column| match column.source {
+        Source::Element { tensor, .. }
+        | Source::Whole { tensor }
+        | Source::Shape { tensor }
+        | Source::Digest { tensor } => Some(tensor),
+        _ => None,
+    });
+    let label = columns.label.iter().map(|label| match label {
+        Labelled::By(output) | Labelled::Best(output, _) => inputs + output,
+    });
+    // What is predicted also decides on samples, whether or not its columns are there.
+    let score = columns.score.iter().map(|output| inputs + output);
+    for at in of_columns.chain(label).chain(score) {
+        if let Some(needed) = needed.get_mut(at) {
+            *needed = true;
+        }
+    }
+    needed
+}
+
+fn output_bytes(signature: &Signature) -> usize {
+    let fixed = |spec: &TensorSpec| {
+        let dims = spec.dims.iter().flatten();
+        let elements = dims.map(|dim| match dim {
+            Dim::Fixed(n) => usize::try_from(*n).unwrap_or(0),
+            _ => 1,
+        });
+        elements.product::<usize>().saturating_mul(spec.datatype.size().unwrap_or(0))
+    };
+    signature.outputs.iter().map(fixed).sum::<usize>().min(64 << 10)
 }

@@ -3,6 +3,7 @@
 use super::{job::Job, loader::Opened, options::ModelOptions};
 use crate::{
     cache::{ask::Cached, options::CacheOptions, store::Stores},
+    predlog::options::LogOptions,
     runtime::ops,
 };
 
@@ -41,8 +42,9 @@ impl Answers {
 /// All that the answers of a version depend on beside what it is asked: the same files under another number, on another
 /// runtime or opened otherwise are another version.
 fn identity(job: &Job, opened: &Opened) -> [Vec<u8>; 5] {
-    // What the budget is does not matter to an answer.
-    let options = ModelOptions { cache: CacheOptions::default(), ..(*job.options).clone() };
+    // What the budget is, and what is logged, does not matter to an answer.
+    let (cache, log) = (CacheOptions::default(), LogOptions::default());
+    let options = ModelOptions { cache, log, ..(*job.options).clone() };
     [
         opened.sha256.clone().into_bytes(),
         job.number.to_le_bytes().into(),

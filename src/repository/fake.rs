@@ -23,6 +23,7 @@ use crate::{
         pool::{Pool, Threads},
         served::Request,
     },
+    predlog::{options::StoreOptions, store::Logs},
     runtime::{
         onnx_writer::{GraphWriter, ModelWriter},
         options::SessionOptions,
@@ -157,9 +158,21 @@ pub fn backends(fake: &Arc<Fake>) -> Backends {
     Backends { ort: Err("there is no ONNX Runtime here".into()), tract: Some(fake.clone()) }
 }
 
+/// A log that nobody writes.
+pub fn logs() -> Arc<Logs> {
+    Arc::new(Logs::idle(&StoreOptions::default()).expect("the defaults are sound"))
+}
+
 pub fn deps(fake: &Arc<Fake>) -> Deps {
     let pool = Pool::new(Threads { network: 1, executors: 1 });
-    Deps { backends: backends(fake), pool, devices: Arc::default(), cores: 2, state: None }
+    Deps {
+        backends: backends(fake),
+        pool,
+        logs: logs(),
+        devices: Arc::default(),
+        cores: 2,
+        state: None,
+    }
 }
 
 pub fn options(root: &Path) -> Options {

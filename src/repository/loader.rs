@@ -33,6 +33,7 @@ use crate::{
         served::{OnPanic, Served, ServedParts, Sessions},
     },
     cache::store::Stores,
+    predlog::store::{Logs, Subjected},
     runtime::{
         graph::Graph,
         options::{BackendChoice, SessionOptions},
@@ -156,15 +157,16 @@ pub struct Loader {
     panics: Sender<Panicked>,
     budget: Arc<Budget>,
     stores: Stores,
+    logs: Arc<Logs>,
 }
 
 impl Loader {
     /// `panics` is told of every panic around a session that this loader opened, unless it is full.
     pub fn new(deps: Deps, measurements: Measurements, panics: Sender<Panicked>) -> Loader {
         let budget = Budget::new(REPLICA_BUDGET);
-        let Deps { backends, pool, devices, .. } = deps;
+        let Deps { backends, pool, devices, logs, .. } = deps;
         let stores = Stores::default();
-        Loader { backends, pool, devices, measurements, panics, budget, stores }
+        Loader { backends, pool, devices, measurements, panics, budget, stores, logs }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
@@ -216,6 +218,7 @@ impl Loader {
         let label: Arc<str> = job.number.to_string().into();
         let stats = Arc::new(VersionStats::new(&job.model, &label));
         let answers = Answers::decide(job, &opened, &self.stores);
+        let log = self.logs.attach(subjected(job, &label, &opened), &options.log)?;
         let explanation = explain::explanation(&explain::Facts {
             job,
             opened: &opened,
@@ -251,6 +254,7 @@ impl Loader {
             served,
             stats,
             cache: answers.cached,
+            log,
             platform,
             backend,
             providers: opened.session.providers().to_vec(),
@@ -314,6 +318,18 @@ impl Loader {
             given += 1;
         }
         given
+    }
+}
+
+/// A version as its log has it.
+fn subjected<'a>(job: &'a Job, label: &'a Arc<str>, opened: &'a Opened) -> Subjected<'a> {
+    Subjected {
+        model: &job.model,
+        version: label,
+        digest: &opened.sha256,
+        signature: &opened.signature,
+        metadata: &opened.source.graph.metadata,
+        device: opened.session.device().map_or_else(|| "cpu".to_owned(), |d| d.to_string()),
     }
 }
 

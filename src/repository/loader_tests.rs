@@ -15,6 +15,7 @@ use crate::{
         pool::{Pool, Threads},
     },
     repository::{
+        fake::logs,
         loader::Backends,
         manager::{Deps, Manager},
         options::{Defaults, Options},
@@ -62,7 +63,7 @@ fn manager_with_state(root: &Path, backend: BackendChoice, state: Option<&Path>)
     let defaults = Defaults { backend, ..Defaults::default() };
     let options = Options { models: root.to_path_buf(), defaults, ..Options::default() };
     let state = state.map(Path::to_path_buf);
-    let deps = Deps { backends, pool, devices: Arc::default(), cores: 2, state };
+    let deps = Deps { backends, pool, logs: logs(), devices: Arc::default(), cores: 2, state };
     let manager = Manager::start(&options, deps).unwrap();
     assert!(manager.wait_initial(Duration::from_secs(120)));
     manager
@@ -191,7 +192,8 @@ fn echoed(echo: Echo, yaml: &str) -> (serde_json::Value, Manager, Arc<Devices>) 
     let pool = Pool::new(Threads { network: 1, executors: 4 });
     let devices = Arc::new(Devices::default());
     let options = Options { models: dir.path().to_path_buf(), ..Options::default() };
-    let deps = Deps { backends, pool, devices: devices.clone(), cores: 4, state: None };
+    let deps =
+        Deps { backends, pool, logs: logs(), devices: devices.clone(), cores: 4, state: None };
     let manager = Manager::start(&options, deps).unwrap();
     assert!(manager.wait_initial(Duration::from_secs(120)));
     let explanation = manager.table.load().resolve("m", "").unwrap().explanation.clone();

@@ -30,7 +30,10 @@ use super::{
     table::SharedTable,
     traffic::{Place, Watched},
 };
-use crate::batcher::{device::Devices, pool::Pool};
+use crate::{
+    batcher::{device::Devices, pool::Pool},
+    predlog::store::Logs,
+};
 
 /// The protobuf of a model nests, and so do the graphs that runtimes build of it.
 const LOADER_STACK: usize = 16 << 20;
@@ -45,6 +48,8 @@ pub struct Deps {
     pub devices: Arc<Devices>,
     /// Cores of the process's budget.
     pub cores: usize,
+    /// Where predictions are logged.
+    pub logs: Arc<Logs>,
     /// Where measurements are kept between starts; `None`: nowhere.
     pub state: Option<PathBuf>,
 }

@@ -13,6 +13,7 @@ use super::{declared::Declared, lifecycle_options::LifecycleOptions};
 use crate::{
     batcher::options::BatchOptions,
     cache::options::CacheOptions,
+    predlog::options::LogOptions,
     runtime::options::{BackendChoice, Provider, SessionOptions},
 };
 
@@ -158,6 +159,8 @@ pub struct Defaults {
     pub batching: BatchOptions,
     /// As `cache` of model.yaml. Default: none.
     pub cache: CacheOptions,
+    /// As `log` of model.yaml. Default: off.
+    pub log: LogOptions,
     /// As `default_timeout_ms` of model.yaml. Default: 0, none.
     pub default_timeout_ms: u64,
     /// As `warmup` of model.yaml. Default: true.
@@ -171,6 +174,7 @@ impl Default for Defaults {
             session: SessionOptions::default(),
             batching: BatchOptions::default(),
             cache: CacheOptions::default(),
+            log: LogOptions::default(),
             default_timeout_ms: 0,
             warmup: true,
         }
@@ -204,6 +208,8 @@ pub struct ModelOptions {
     pub batching: BatchOptions,
     /// Which answers are kept.
     pub cache: CacheOptions,
+    /// Which predictions are logged, and how.
+    pub log: LogOptions,
     /// Milliseconds that a request without a deadline of its own may take. 0 (default): no deadline, since only the
     /// caller knows how long an answer is worth waiting for.
     pub default_timeout_ms: u64,
@@ -240,6 +246,7 @@ impl From<&Defaults> for ModelOptions {
             session: defaults.session.clone(),
             batching: defaults.batching.clone(),
             cache: defaults.cache,
+            log: defaults.log.clone(),
             default_timeout_ms: defaults.default_timeout_ms,
             warmup: defaults.warmup,
             allow_signature_change: false,
@@ -406,6 +413,7 @@ impl ModelOptions {
             padding.check().map_err(|e| format!("batching.padding: {input}: {e}"))?;
         }
         self.session.check().map_err(|e| format!("session: {e}"))?;
+        self.log.check().map_err(|e| format!("log.{e}"))?;
         match self.session.providers.iter().find(|p| p.name != Provider::Cpu) {
             Some(p) if self.backend == BackendChoice::Tract => {
                 Err(format!("session: provider {} needs backend ort, not tract", p.name))

@@ -106,7 +106,7 @@ fn the_example_has_every_option_with_its_default() {
     assert_eq!(read(text).unwrap(), ModelOptions::default());
     let shown: Value = parse_yaml(text).unwrap();
     let all = serde_json::to_value(ModelOptions::default()).unwrap();
-    for block in ["", "/session", "/batching", "/cache"] {
+    for block in ["", "/session", "/batching", "/cache", "/log"] {
         let keys = |v: &Value| -> Vec<String> {
             v.pointer(block).and_then(Value::as_object).unwrap().keys().cloned().collect()
         };

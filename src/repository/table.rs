@@ -12,6 +12,7 @@ use super::{options::ModelOptions, routes::Routes};
 use crate::{
     batcher::served::Served,
     cache::ask::Cached,
+    predlog::capture::VersionLog,
     telemetry::stats::VersionStats,
     types::{
         error::{Code, Error},
@@ -115,6 +116,8 @@ pub struct Version {
     pub stats: Arc<VersionStats>,
     /// Answers that are kept, where they are.
     pub cache: Option<Cached>,
+    /// Where its predictions are logged, where they are.
+    pub log: Option<Arc<VersionLog>>,
     /// The protocol's platform, as in `onnxruntime_onnx` or `tract_onnx`.
     pub platform: &'static str,
     /// `ort` or `tract`.

@@ -30,6 +30,7 @@ use crate::{
         served::Request,
     },
     cache::ask::{Answering, Cached},
+    predlog::capture::{Ending, Entry, Offered, Waiting},
     repository::{
         calls::Control,
         table::{SharedTable, Version},
@@ -193,8 +194,19 @@ impl Engine {
             known.model = Some(version.model.clone());
             known.version = Some(version.label.clone());
         });
-        let mut passage = self.admit(version, received, caller).inspect_err(refused)?;
-        match self.submit(&passage, request, timeout, caller) {
+        let entry = version.log.as_ref().and_then(|log| {
+            log.begin(&request, received, caller.and_then(|caller| caller.shown.as_ref()))
+        });
+        let mut passage = match self.admit(version, received, caller) {
+            Ok(passage) => passage,
+            Err(error) => {
+                refused(&error);
+                log_failure(entry, error.code, received);
+                return Err(error);
+            }
+        };
+        passage.entry = entry;
+        match self.submit(&mut passage, request, timeout, caller) {
             Ok(submitted) => Ok(Pending::Submitted { passage, submitted }),
             Err(error) => {
                 passage.finish(Err(&error));
@@ -205,12 +217,12 @@ impl Engine {
 
     fn submit(
         &self,
-        passage: &Passage,
+        passage: &mut Passage,
         mut request: InferRequest,
         timeout: Option<Duration>,
         caller: Option<&Caller>,
     ) -> Result<Submitted, Error> {
-        let Passage { version, received, favoured, .. } = passage;
+        let Passage { version, received, favoured, entry, .. } = passage;
         let (received, favoured) = (*received, *favoured);
         let default = version.default_timeout;
         let deadline =
@@ -226,6 +238,9 @@ impl Engine {
         let bypassed = version.cache.is_some() && Cached::bypassed(&request)?;
         let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
         let Bound { inputs, rows, bytes, bucket, wanted } = bound;
+        if let Some(entry) = entry {
+            entry.bound(&inputs, rows);
+        }
         let started = now();
         if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(run::expired());
@@ -274,7 +289,16 @@ impl Engine {
         version.stats.started();
         let place = caller.map(|caller| caller.place);
         let favoured = place.is_some_and(|place| version.served.shares.enter(place));
-        Ok(Passage { engine: self, version, received, place, favoured, finished: false })
+        let (engine, entry) = (self, None);
+        Ok(Passage { engine, version, received, place, favoured, finished: false, entry })
+    }
+}
+
+/// Ends the row of a request that failed, if it has one: nobody waits for that.
+fn log_failure(entry: Option<Box<Entry>>, code: Code, received: Tick) {
+    if let Some(entry) = entry {
+        let spans = Spans { total: now().since(received), ..Spans::default() };
+        let _ = entry.end(Ending { code: Some(code), spans, batch: None });
     }
 }
 
@@ -341,6 +365,17 @@ pub struct Submitted {
 }
 
 impl Pending<'_> {
+    /// Its row in the prediction log says which way it was sent.
+    #[must_use]
+    pub(super) fn routed(mut self, said: &Arc<str>) -> Self {
+        if let Pending::Submitted { passage, .. } = &mut self
+            && let Some(entry) = &mut passage.entry
+        {
+            entry.routed(said.clone());
+        }
+        self
+    }
+
     /// Waits for the answer, until the deadline at most.
     pub async fn answer(self) -> Result<InferResponse, Error> {
         let (mut passage, submitted) = match self {
@@ -350,6 +385,9 @@ impl Pending<'_> {
         };
         let Submitted { answering, deadline, id, wanted, rows, outgoing } = submitted;
         let kept = answering.lookup();
+        if let Some(entry) = &mut passage.entry {
+            entry.cached(answering.cache_use());
+        }
         let reply = match deadline.filter(|_| !answering.prompt()) {
             None => Ok(answering.await),
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answering)
@@ -357,13 +395,22 @@ impl Pending<'_> {
                 .map_err(|_| run::expired()),
         };
         let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
-        let answer = answer.and_then(|(mut response, spent)| {
+        if let (Some(entry), Ok((response, _))) = (&mut passage.entry, &answer) {
+            entry.answered(&response.outputs);
+        }
+        let mut answer = answer.and_then(|(mut response, spent)| {
             if let Some(outgoing) = outgoing {
                 outgoing.scatter(&mut response)?;
             }
             passage.engine.budget.outputs(&mut response)?;
             Ok((response, spent))
         });
+        if let Ok((_, spent)) = &answer
+            && let Some(waiting) = passage.log(*spent)
+            && let Err(error) = Box::pin(waiting.wait(deadline)).await
+        {
+            answer = Err(error);
+        }
         match (&answer, kept) {
             (Ok(_), Some(lookup)) => passage.finish_kept(rows, lookup),
             _ => passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent))),
@@ -433,9 +480,23 @@ pub struct Passage<'a> {
     place: Option<usize>,
     favoured: bool,
     finished: bool,
+    /// Its row in the prediction log, until that ends; `None` where there is none.
+    entry: Option<Box<Entry>>,
 }
 
 impl Passage<'_> {
+    /// Ends the row of an answered request; what its answer has to wait for, where the log's mode says so.
+    fn log(&mut self, spent: Spent) -> Option<Waiting> {
+        let entry = self.entry.take()?;
+        let Spent { queue, input, infer, output, batch } = spent;
+        let total = now().since(self.received);
+        let spans = Spans { total, queue, input, infer, output };
+        match entry.end(Ending { code: None, spans, batch }) {
+            Offered::Done => None,
+            Offered::Waits(waiting) => Some(waiting),
+        }
+    }
+
     /// Answered from the cache, which took `lookup` to find it.
     fn finish_kept(&mut self, rows: usize, lookup: Duration) {
         self.finished = true;
@@ -450,12 +511,13 @@ impl Passage<'_> {
         let total = now().since(self.received);
         match outcome {
             Ok((rows, spent)) => {
-                let Spent { queue, input, infer, output } = spent;
+                let Spent { queue, input, infer, output, .. } = spent;
                 let spans = Spans { total, queue, input, infer, output };
                 self.version.stats.answered(rows, spans);
                 request::note(|known| known.answered(rows, spans));
             }
             Err(error) => {
+                log_failure(self.entry.take(), error.code, self.received);
                 self.version.stats.failed(error.code, total);
                 request::note(|known| known.code = Some(error.code));
             }
@@ -470,6 +532,7 @@ impl Drop for Passage<'_> {
             self.version.served.shares.leave(place);
         }
         if !self.finished {
+            log_failure(self.entry.take(), Code::Cancelled, self.received);
             self.version.stats.failed(Code::Cancelled, now().since(self.received));
         }
     }

@@ -112,7 +112,9 @@ impl Engine {
         let begun = now();
         let asked = !guarded || routes.breaker.lock().passes(begun);
         let first = match asked {
-            true => self.enter(taken.version.clone(), request, received, timeout, caller),
+            true => self
+                .enter(taken.version.clone(), request, received, timeout, caller)
+                .map(|pending| pending.routed(&taken.said)),
             false => Err(Error::new(
                 Code::Unavailable,
                 "the primary fails again and again: it is left alone",
@@ -191,10 +193,10 @@ impl Engine {
         let name = fallback.model.as_deref().unwrap_or(model);
         let version = self.table.load().resolve(name, &fallback.version)?;
         fallback.count.taken();
-        let said = format!("fallback;version={}", version.number);
-        let pending = self.enter(version, request, received, timeout, caller)?;
+        let said: Arc<str> = format!("fallback;version={}", version.number).into();
+        let pending = self.enter(version, request, received, timeout, caller)?.routed(&said);
         let mut response = Box::pin(pending.answer()).await?;
-        response.route = Some(said.into());
+        response.route = Some(said);
         Ok(response)
     }
 

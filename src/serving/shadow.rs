@@ -20,10 +20,12 @@ use super::{
 };
 use crate::{
     batcher::assemble::Scratch,
+    predlog::capture::Ending,
     repository::{priority, table::Version},
     telemetry::{
         clock::now,
         shadow::{Copied, ShadowCounts},
+        stats::Spans,
     },
     types::{
         error::Error,
@@ -115,8 +117,13 @@ fn work(copies: &Receiver<Copy>, bytes: &AtomicUsize) {
 
 fn run(copy: Copy) -> Result<(), Error> {
     let Copy { request, version, counts, primary, took } = copy;
+    let mut entry = version.log.as_ref().and_then(|log| log.begin(&request, now(), None));
     let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
-    let Bound { inputs, wanted, .. } = bound;
+    let Bound { inputs, rows, wanted, .. } = bound;
+    if let Some(entry) = &mut entry {
+        entry.bound(&inputs, rows);
+        entry.routed("shadow".into());
+    }
     // Alone, and yet stacked: what came over a wire is not aligned.
     let mut scratch = Scratch::new();
     let members = [&inputs[..]];
@@ -130,6 +137,12 @@ fn run(copy: Copy) -> Result<(), Error> {
         .map_err(|error| Error::internal(error.to_string()))?;
     let own = now().since(begun);
     let answer = pick(&version, wanted, outputs)?;
+    if let Some(mut entry) = entry {
+        entry.answered(&answer);
+        let spans = Spans { total: own, infer: own, ..Spans::default() };
+        // Nobody waits for a shadow's row, whatever the log's mode.
+        let _ = entry.end(Ending { code: None, spans, batch: None });
+    }
     match compare(&primary, &answer) {
         Some(difference) => counts.compared(difference, own, took),
         None => return Err(Error::internal("its answer has another shape than the primary's")),

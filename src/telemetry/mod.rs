@@ -5,6 +5,7 @@ pub mod histogram;
 pub mod lanes;
 pub mod logs;
 pub mod names;
+pub mod predictions;
 pub mod process;
 pub mod prometheus;
 pub mod registry;

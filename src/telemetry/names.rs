@@ -216,6 +216,78 @@ pub const STORE_REFUSED: Metric = gauge(
     &[],
     "Versions of the object store that are kept out of the mirror: too large, or other than their digests.",
 );
+pub const PREDICTIONS_RECEIVED: Metric = counter(
+    "onnxd_predlog_rows_received_total",
+    "rows",
+    &["model"],
+    "Rows that the prediction log was given, after sampling: written + dropped + in flight, at every moment.",
+);
+pub const PREDICTIONS_WRITTEN: Metric = counter(
+    "onnxd_predlog_rows_written_total",
+    "rows",
+    &["model"],
+    "Rows in the prediction log's write-ahead log, or in its files already.",
+);
+pub const PREDICTIONS_DROPPED: Metric = counter(
+    "onnxd_predlog_rows_dropped_total",
+    "rows",
+    &["model", "reason"],
+    "Rows that were not written: ring_full, memory, disk, wal_full, closed, encoding.",
+);
+pub const PREDICTIONS_IN_FLIGHT: Metric = gauge(
+    "onnxd_predlog_rows_in_flight",
+    "rows",
+    &["model"],
+    "Rows that are neither written nor dropped yet.",
+);
+pub const PREDICTIONS_QUEUE_BYTES: Metric = gauge(
+    "onnxd_predlog_queue_bytes",
+    "bytes",
+    &["model"],
+    "Bytes of rows in memory, of the log.ring_bytes that the model has.",
+);
+pub const PREDICTIONS_WAL_BYTES: Metric = gauge(
+    "onnxd_predlog_wal_bytes",
+    "bytes",
+    &[],
+    "Bytes of the write-ahead log that are not Parquet yet, of the prediction_log.wal_max_bytes that there may be.",
+);
+pub const PREDICTIONS_WRITABLE: Metric = gauge(
+    "onnxd_predlog_writable",
+    "state",
+    &[],
+    "1 while the prediction log can be written, 0 while the disk refuses it and rows are dropped.",
+);
+pub const PREDICTIONS_FILES: Metric = counter(
+    "onnxd_predlog_files_total",
+    "files",
+    &[],
+    "Parquet files that the prediction log has written.",
+);
+pub const PREDICTIONS_FILE_ROWS: Metric = counter(
+    "onnxd_predlog_file_rows_total",
+    "rows",
+    &[],
+    "Rows in those files, recovered ones among them.",
+);
+pub const PREDICTIONS_RECOVERED: Metric = counter(
+    "onnxd_predlog_rows_recovered_total",
+    "rows",
+    &[],
+    "Rows found in write-ahead logs of servers that did not end well.",
+);
+pub const PREDICTIONS_TORN: Metric = counter(
+    "onnxd_predlog_torn_bytes_total",
+    "bytes",
+    &[],
+    "Bytes at the end of write-ahead logs that were no whole frame, and were cut off.",
+);
+pub const PREDICTIONS_EXPIRED: Metric = counter(
+    "onnxd_predlog_files_expired_total",
+    "files",
+    &[],
+    "Files of the prediction log that retention removed.",
+);
 pub const REFUSED: Metric = counter(
     "onnxd_requests_refused_total",
     "requests",
@@ -422,7 +494,7 @@ pub mod nv {
 }
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 48] = [
+pub const ALL: [&Metric; 60] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -452,6 +524,18 @@ pub const ALL: [&Metric; 48] = [
     &STORE_FAILURES,
     &STORE_FETCHED,
     &STORE_REFUSED,
+    &PREDICTIONS_RECEIVED,
+    &PREDICTIONS_WRITTEN,
+    &PREDICTIONS_DROPPED,
+    &PREDICTIONS_IN_FLIGHT,
+    &PREDICTIONS_QUEUE_BYTES,
+    &PREDICTIONS_WAL_BYTES,
+    &PREDICTIONS_WRITABLE,
+    &PREDICTIONS_FILES,
+    &PREDICTIONS_FILE_ROWS,
+    &PREDICTIONS_RECOVERED,
+    &PREDICTIONS_TORN,
+    &PREDICTIONS_EXPIRED,
     &REFUSED,
     &CALLER_REQUESTS,
     &MEMORY_BYTES,

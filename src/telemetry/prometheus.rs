@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     histogram::Buckets,
     names::{self, Metric},
+    predictions,
     process::{self, Process},
     registry::{self, Cut, Listener, ModelRow, Registry, StoreRow},
     shadow::{Copied, ShadowReading},
@@ -51,6 +52,7 @@ fn page(registry: &Registry, process: &Process, options: MetricsOptions) -> Stri
     let rows = registry.models();
     models(&mut page, &rows);
     store(&mut page, registry.store());
+    predictions::write(&mut page, registry.predictions().as_ref());
     server(&mut page, registry);
     system(&mut page, process);
     if options.nv_names {
@@ -445,6 +447,11 @@ mod tests {
         registry.refused(Code::NotFound);
         std::mem::drop(registry.connection(Listener::Grpc));
         registry.log_dropped(4);
+        let model = predictions::ModelReading { model: "a".into(), ..Default::default() };
+        let models = vec![model];
+        registry.set_predictions(move || {
+            Some(predictions::Reading { models: models.clone(), ..Default::default() })
+        });
         registry.set_memory(|| registry::Memory { bytes: 5, limit: 10, level: 0 });
         let counts = registry.caller("search");
         counts.ended(None);

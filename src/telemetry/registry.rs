@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     lanes::{Lanes, Number},
+    predictions,
     shadow::ShadowCounts,
     stats::Series,
 };
@@ -99,6 +100,7 @@ pub struct Registry {
     /// By model and route, and by model and version; as `versions`.
     routes: Living<RouteCount>,
     shadows: Living<ShadowCounts>,
+    predictions: Mutex<Option<ReadPredictions>>,
     /// Spans that the collector took, and those that it did not.
     spans: [AtomicU64; 2],
     /// `None`: models lie on a local path.
@@ -178,6 +180,8 @@ pub struct Kept {
 }
 
 type ReadCache = Box<dyn Fn() -> Option<Kept> + Send + Sync>;
+
+type ReadPredictions = Box<dyn Fn() -> Option<predictions::Reading> + Send + Sync>;
 
 /// What is known of a version whether or not it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -353,6 +357,19 @@ impl Registry {
             None => false,
         });
         living
+    }
+
+    /// Where the numbers of the prediction log come from; of several servers in a process, the last one's.
+    pub fn set_predictions(
+        &self,
+        read: impl Fn() -> Option<predictions::Reading> + Send + Sync + 'static,
+    ) {
+        *self.predictions.lock() = Some(Box::new(read));
+    }
+
+    /// The numbers of the prediction log, where there is one.
+    pub fn predictions(&self) -> Option<predictions::Reading> {
+        self.predictions.lock().as_ref().and_then(|read| read())
     }
 
     pub fn memory(&self) -> Option<Memory> {

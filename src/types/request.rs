@@ -47,6 +47,8 @@ pub struct InferRequest {
     /// HTTP's raw binary request (`Inference-Header-Content-Length: 0`): `inputs` holds one tensor without name,
     /// datatype or shape, which the signature decides.
     pub raw_binary: bool,
+    /// What it came by, as the prediction log calls it; empty: `http`.
+    pub protocol: &'static str,
 }
 
 /// A part of a region of shared memory.

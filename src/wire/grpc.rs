@@ -27,7 +27,8 @@ use crate::types::{
 /// # Errors
 /// `InvalidArgument` for what is no such message.
 pub fn decode_request(message: &Bytes) -> Result<InferRequest, Error> {
-    let mut request = InferRequest { binary_output: true, ..InferRequest::default() };
+    let mut request =
+        InferRequest { binary_output: true, protocol: "grpc", ..InferRequest::default() };
     let mut raw: SmallVec<[Range<usize>; 4]> = SmallVec::new();
     let mut typed = None;
     let mut reader = Reader::new(message);

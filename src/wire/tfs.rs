@@ -58,7 +58,7 @@ pub fn decode_predict(body: &Bytes, signature: &Signature) -> Result<(InferReque
             Form::Columns
         }
     };
-    Ok((InferRequest { inputs: inputs_read, ..InferRequest::default() }, form))
+    Ok((InferRequest { inputs: inputs_read, protocol: "tfs", ..InferRequest::default() }, form))
 }
 
 /// Decodes the body of `:classify` and `:regress`: examples of named features, and a context that they share.
@@ -98,7 +98,7 @@ pub fn decode_examples(body: &Bytes, signature: &Signature) -> Result<InferReque
             columns.ended()
         })
     })?;
-    Ok(InferRequest { inputs: columns.finish()?, ..InferRequest::default() })
+    Ok(InferRequest { inputs: columns.finish()?, protocol: "tfs", ..InferRequest::default() })
 }
 
 /// Finds two of the request's values, and holds its `signature_name` against the only one there is.

@@ -1,0 +1,379 @@
+//! The log as the request path meets it: a row begins with the request, is filled on the way, and ends with it, whichever way that
+//! is. What is kept until then are handles; bytes are copied once it is known that the row stays.
+
+use std::{
+    cell::RefCell,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::{
+    cells::Predicted,
+    encode::Ids,
+    options::{Mode, OnFull},
+    record::{CacheUse, Lost, Record, Route, Texts},
+    sampling::{self, Seen},
+    store::{ModelLog, Shared},
+    subject::Subject,
+};
+use crate::{
+    telemetry::{clock::now, predictions::Reason, stats::Spans},
+    types::{
+        error::{Code, Error},
+        request::{InferRequest, OutputTensor, Parameter},
+        tensor::Tensor,
+        time::Tick,
+    },
+};
+
+/// Request parameters that the log looks at.
+pub const LABEL_KEY: &str = "label_key";
+
+/// Characters of a client's text that are kept.
+const MOST_TEXT: usize = 1024;
+
+/// How long an answer waits for the disk, where its deadline says nothing.
+const LONGEST_COMMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks for room.
+const ROOM: Duration = Duration::from_millis(1);
+
+/// The log of one version.
+pub struct VersionLog {
+    pub subject: Arc<Subject>,
+    pub(super) model: Arc<ModelLog>,
+    pub(super) shared: Arc<Shared>,
+    /// No request is likelier to be logged.
+    pub(super) most: f64,
+    /// Whether some requests are not.
+    pub(super) samples: bool,
+    /// Whether the answer decides which.
+    pub(super) looks: bool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending {
+    /// `None`: it was answered.
+    pub code: Option<Code>,
+    pub spans: Spans,
+    pub batch: Option<(u32, u64)>,
+}
+
+/// A row that has begun.
+pub struct Entry {
+    log: Arc<VersionLog>,
+    record: Record,
+    inputs: SmallVec<[Option<Tensor>; 2]>,
+    place: f64,
+    /// It is not going to be logged, as far as is known.
+    out: bool,
+}
+
+/// What the end of a row asks of the answer.
+pub enum Offered {
+    Done,
+    Waits(Waiting),
+}
+
+impl VersionLog {
+    /// Begins the row of a request; `None` where it is not going to be logged.
+    pub fn begin(
+        self: &Arc<Self>,
+        request: &InferRequest,
+        received: Tick,
+        caller: Option<&Arc<str>>,
+    ) -> Option<Box<Entry>> {
+        let request_id: Box<str> = match request.id.is_empty() {
+            true => new_id().into(),
+            false => cut(&request.id).into(),
+        };
+        let place = if self.samples { sampling::place(&request_id) } else { 0.0 };
+        if self.samples && place >= self.most {
+            return None;
+        }
+        let options = &self.subject.options;
+        let text = |name: &str| parameter(request, name);
+        let version = Some(&*request.version).filter(|version| !version.is_empty());
+        let mut texts = Texts {
+            request_id,
+            requested_version: version.map(|version| cut(version).into()),
+            caller: caller.cloned(),
+            ..Texts::default()
+        };
+        if !request.parameters.is_empty() {
+            texts.label_key = text(LABEL_KEY).map(Into::into);
+            let tags = options.tags.iter();
+            texts.tags =
+                tags.filter_map(|tag| Some((tag.as_str().into(), text(tag)?.into()))).collect();
+            if let (Some(key), false) = (&self.subject.key, options.subject.is_empty()) {
+                let subject = text(&options.subject);
+                texts.subject_key = subject.map(|s| key.hash("subject", s.as_bytes()).into());
+            }
+        }
+        let signature = &self.subject.signature;
+        let record = Record {
+            subject: self.subject.clone(),
+            received,
+            code: None,
+            spans: Spans::default(),
+            batch: None,
+            cache: CacheUse::Bypass,
+            route: Route::default(),
+            protocol: if request.protocol.is_empty() { "http" } else { request.protocol },
+            rows: 1,
+            sample_p: 1.0,
+            texts,
+            tensors: (0..signature.inputs.len() + signature.outputs.len()).map(|_| None).collect(),
+            data: Vec::new(),
+            waiter: None,
+            charge: 0,
+        };
+        let log = self.clone();
+        Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place, out: false }))
+    }
+
+    fn closed(&self) -> Error {
+        let model = &self.subject.model;
+        Error::new(
+            Code::Unavailable,
+            format!("the prediction log of model '{model}' does not take what was predicted"),
+        )
+    }
+
+    fn push(&self, record: Record) -> Result<(), (Record, Reason)> {
+        if self.shared.is_closing() {
+            return Err((record, Reason::Closed));
+        }
+        let waited_for = record.waiter.is_some();
+        self.model.ring.push(record)?;
+        if waited_for || self.model.ring.presses() {
+            self.shared.wake();
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// The request fits the signature: its inputs, of so many rows.
+    pub fn bound(&mut self, inputs: &[Option<Tensor>], rows: usize) {
+        self.inputs = inputs.iter().cloned().collect();
+        self.record.rows = if self.log.subject.columns.table { rows } else { 1 };
+    }
+
+    pub fn cached(&mut self, how: CacheUse) {
+        self.record.cache = how;
+    }
+
+    /// The way it was sent, as the answer's header says it.
+    pub fn routed(&mut self, said: Arc<str>) {
+        self.record.route = Route { said: Some(said), rollout: None };
+    }
+
+    /// Takes what is answered, as long as it is all there.
+    pub fn answered(&mut self, outputs: &[OutputTensor]) {
+        let sampling = &self.log.subject.options.sampling;
+        if !self.log.looks {
+            let took = now().since(self.record.received);
+            let p = sampling::probability(sampling, Seen { took, ..Seen::default() });
+            if self.place >= p && p < 1.0 {
+                self.out = true;
+                return;
+            }
+        }
+        self.pack_inputs();
+        let subject = self.log.subject.clone();
+        let inputs = subject.signature.inputs.len();
+        for output in outputs {
+            let spec = subject.signature.outputs.get(output.index);
+            let at = inputs + output.index;
+            // Not where somebody asked for classes in place of the numbers.
+            let own = spec.is_some_and(|spec| spec.datatype == output.tensor.datatype);
+            if own && subject.needs(at) {
+                self.record.hold(at, &output.tensor);
+            }
+        }
+    }
+
+    fn pack_inputs(&mut self) {
+        let inputs = std::mem::take(&mut self.inputs);
+        let subject = &self.log.subject;
+        let needed = |at: usize| subject.needs(at);
+        let bytes: usize = inputs.iter().flatten().map(|tensor| tensor.data.len()).sum();
+        self.record.data.reserve((bytes + subject.output_bytes * self.record.rows).min(64 << 10));
+        for (at, tensor) in inputs.iter().enumerate() {
+            if let Some(tensor) = tensor.as_ref().filter(|_| needed(at)) {
+                self.record.hold(at, tensor);
+            }
+        }
+    }
+
+    /// What is known of it when it ends.
+    fn seen(&self, ending: &Ending) -> Seen {
+        let failed = ending.code.is_some();
+        let mut seen = Seen { failed, took: ending.spans.total, ..Seen::default() };
+        if self.log.looks && !failed {
+            let subject = &self.log.subject;
+            let shares = &subject.options.sampling.per_class;
+            let predicted = Predicted::of(&self.record, subject);
+            for row in 0..self.record.rows {
+                let share = predicted.label(row).and_then(|label| shares.get(&label).copied());
+                // Of a request's rows the likeliest counts, those without a share of their own among them.
+                let share = share.unwrap_or(subject.options.sampling.rate);
+                seen.class_share = Some(seen.class_share.map_or(share, |most| most.max(share)));
+                if let Some(score) = predicted.score(row) {
+                    seen.least_score =
+                        Some(seen.least_score.map_or(score, |least: f64| least.min(score)));
+                }
+            }
+        }
+        seen
+    }
+
+    /// Ends the row: it is offered to the writer, or not logged at all.
+    pub fn end(mut self: Box<Self>, ending: Ending) -> Offered {
+        let p = sampling::probability(&self.log.subject.options.sampling, self.seen(&ending));
+        if p < 1.0 && self.place >= p {
+            return Offered::Done;
+        }
+        if self.out {
+            // It turned out otherwise after all; its outputs are gone.
+            self.out = false;
+        }
+        self.pack_inputs();
+        let Entry { log, mut record, .. } = *self;
+        (record.code, record.spans, record.batch) = (ending.code, ending.spans, ending.batch);
+        record.sample_p = p;
+        if record.rows == 0 {
+            return Offered::Done;
+        }
+        let answered = ending.code.is_none();
+        let durable = log.subject.options.mode == Mode::Durable && answered;
+        let commit = durable.then(|| {
+            let (waiter, commit) = oneshot::channel();
+            record.waiter = Some(waiter);
+            commit
+        });
+        record.charge = record.weight();
+        offer(log, record, answered, commit)
+    }
+}
+
+fn offer(
+    log: Arc<VersionLog>,
+    record: Record,
+    answered: bool,
+    commit: Option<oneshot::Receiver<Result<(), Lost>>>,
+) -> Offered {
+    let options = &log.subject.options;
+    match log.push(record) {
+        Ok(()) => match commit {
+            Some(commit) => Offered::Waits(Waiting::Commit(log, commit)),
+            None => Offered::Done,
+        },
+        Err((record, reason)) => {
+            let waits = options.mode == Mode::Backpressure && answered && reason != Reason::Closed;
+            if waits && options.max_wait_ms > 0 {
+                let until = now().after(Duration::from_millis(options.max_wait_ms));
+                return Offered::Waits(Waiting::Room(Held { log, record: Some(record), until }));
+            }
+            log.model.ring.refuse(record.rows, reason);
+            let rejects = options.mode == Mode::Backpressure && options.on_full == OnFull::Reject;
+            match answered && (rejects || options.mode == Mode::Durable) {
+                true => Offered::Waits(Waiting::Refused(log)),
+                false => Offered::Done,
+            }
+        }
+    }
+}
+
+/// An answer that waits for its row.
+pub enum Waiting {
+    /// To be on the disk.
+    Commit(Arc<VersionLog>, oneshot::Receiver<Result<(), Lost>>),
+    /// To have room.
+    Room(Held),
+    /// Nothing: it will not be logged, and so not be answered.
+    Refused(Arc<VersionLog>),
+}
+
+/// A row without room, counted as dropped where nobody waits for it any more.
+pub struct Held {
+    log: Arc<VersionLog>,
+    record: Option<Record>,
+    until: Tick,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            self.log.model.ring.refuse(record.rows, Reason::Full);
+        }
+    }
+}
+
+impl Held {
+    async fn wait(mut self) -> Result<(), Error> {
+        while now() < self.until {
+            tokio::time::sleep(ROOM).await;
+            let Some(record) = self.record.take() else { return Ok(()) };
+            match self.log.push(record) {
+                Ok(()) => return Ok(()),
+                Err((record, _)) => self.record = Some(record),
+            }
+        }
+        match self.log.subject.options.on_full {
+            OnFull::Drop => Ok(()),
+            OnFull::Reject => Err(self.log.closed()),
+        }
+    }
+}
+
+impl Waiting {
+    /// Until the row is where it is to be, or the deadline.
+    ///
+    /// # Errors
+    /// `Unavailable`: it is not, and the mode says that there is no answer then.
+    pub async fn wait(self, deadline: Option<Tick>) -> Result<(), Error> {
+        match self {
+            Waiting::Refused(log) => Err(log.closed()),
+            Waiting::Room(held) => held.wait().await,
+            Waiting::Commit(log, commit) => {
+                let until = deadline.unwrap_or_else(|| now().after(LONGEST_COMMIT));
+                match tokio::time::timeout_at(until.instant().into(), commit).await {
+                    Ok(Ok(Ok(()))) => Ok(()),
+                    _ => Err(log.closed()),
+                }
+            }
+        }
+    }
+}
+
+/// An id for a request that brings none: like those of rows, so that it sorts by time.
+fn new_id() -> String {
+    thread_local! {
+        static IDS: RefCell<Ids> = RefCell::new(Ids::new(RandomState::new().hash_one(0)));
+    }
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let wall = i64::try_from(wall).unwrap_or(0);
+    IDS.with_borrow_mut(|ids| ids.next(wall).hyphenated().to_string())
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_TEXT)]
+}
+
+fn parameter(request: &InferRequest, name: &str) -> Option<String> {
+    let found = request.parameters.iter().find(|(key, _)| **key == *name)?;
+    Some(match &found.1 {
+        Parameter::Bool(value) => value.to_string(),
+        Parameter::Int64(value) => value.to_string(),
+        Parameter::Uint64(value) => value.to_string(),
+        Parameter::Double(value) => value.to_string(),
+        Parameter::String(value) => cut(value).to_owned(),
+    })
+}

@@ -1,0 +1,77 @@
+//! The account under everything that may happen to rows.
+
+use std::thread;
+
+use super::*;
+use crate::predlog::{
+    options::LogOptions,
+    testing::{bare, classifier, subject},
+};
+
+#[test]
+fn what_does_not_fit_comes_back_uncounted() {
+    let subject = subject(&classifier(), &LogOptions::default());
+    let one = bare(&subject, "a", 1).charge;
+    let memory = Memory::new(3 * one);
+    let (first, second) = (Ring::new(2 * one, memory.clone()), Ring::new(8 * one, memory.clone()));
+    for _ in 0..2 {
+        first.push(bare(&subject, "a", 1)).map_err(|_| ()).expect("room");
+    }
+    let (record, reason) = first.push(bare(&subject, "b", 1)).err().expect("full");
+    assert_eq!((reason, first.account().received), (Reason::Full, 2));
+    second.push(record).map_err(|_| ()).expect("another model has room");
+    let (_, reason) = second.push(bare(&subject, "c", 1)).err().expect("full");
+    assert_eq!(reason, Reason::Memory);
+    let mut taken = Vec::new();
+    first.take(&mut taken);
+    assert_eq!(taken.len(), 2);
+    assert_eq!(first.bytes(), 2 * one, "what is taken is not written yet");
+    first.wrote(2, 2 * one);
+    assert_eq!((first.bytes(), memory.bytes()), (0, one));
+}
+
+/// Looks at the account all the while: the sum holds at every moment, not only at the end.
+#[test]
+fn received_is_written_and_dropped_and_in_flight_at_every_moment() {
+    let subject = subject(&classifier(), &LogOptions::default());
+    let one = bare(&subject, "a", 1).charge;
+    let ring = Ring::new(50 * one, Memory::new(usize::MAX));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let pushers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    for n in 0..20_000 {
+                        if let Err((record, reason)) = ring.push(bare(&subject, "a", 1 + n % 3)) {
+                            ring.refuse(record.rows, reason);
+                        }
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut taken = Vec::new();
+            while !done.load(Ordering::Acquire) || ring.account().in_flight > 0 {
+                ring.take(&mut taken);
+                let half = taken.len() / 2;
+                for (at, record) in taken.drain(..).enumerate() {
+                    let (rows, bytes) = (record.rows as u64, record.charge);
+                    match at < half {
+                        true => ring.wrote(rows, bytes),
+                        false => ring.lost(rows, bytes, Reason::Disk),
+                    }
+                }
+            }
+        });
+        while !pushers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            let account = ring.account();
+            assert!(account.holds(), "{account:?}");
+        }
+        done.store(true, Ordering::Release);
+    });
+    let account = ring.account();
+    assert!(account.holds() && account.in_flight == 0, "{account:?}");
+    assert_eq!(account.received, 3 * (0..20_000u64).map(|n| 1 + n % 3).sum::<u64>());
+    assert!(account.written > 0 && account.dropped[Reason::Disk as usize] > 0);
+    assert_eq!(ring.bytes(), 0);
+}

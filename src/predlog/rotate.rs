@@ -1,0 +1,271 @@
+//! A segment of the write-ahead log becomes Parquet files, one for each hour: sorted by time, named by who wrote them, there as a
+//! whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow_array::{Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow_schema::SchemaRef;
+use arrow_select::{concat::concat_batches, take::take_record_batch};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::{
+        metadata::KeyValue,
+        properties::{EnabledStatistics, WriterProperties},
+    },
+    schema::types::ColumnPath,
+};
+
+use super::{
+    columns::META,
+    disk::{Disk, DiskFile},
+    paths::{self, HOUR_US},
+    schema::{FOOTER, Footer},
+    wal::Segment,
+};
+
+/// Rows of a row group; and bytes that are held to make one.
+const GROUP_ROWS: usize = 128 << 10;
+const GROUP_BYTES: usize = 64 << 20;
+
+/// Columns by which single rows are looked for.
+const LOOKED_UP: [&str; 3] = ["event_id", "label_key", "subject_key"];
+
+/// Columns of text that have few values, and are written once each.
+const FEW_VALUES: [&str; 17] = [
+    "model_name",
+    "model_version",
+    "model_digest",
+    "requested_version",
+    "route",
+    "rollout_id",
+    "protocol",
+    "error_code",
+    "cache",
+    "device",
+    "node",
+    "caller",
+    "tenant",
+    "schema_id",
+    "pred_label",
+    "status",
+    "redaction_rev",
+];
+
+/// What came of a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rotated {
+    pub files: Vec<PathBuf>,
+    pub rows: u64,
+    /// Bytes at the segment's end that were no whole frame.
+    pub torn_bytes: u64,
+    /// Whose rows they are; `None` where there were none.
+    pub model: Option<String>,
+}
+
+/// Whose segment it is, for the names of files.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub node: &'a str,
+    pub boot: &'a str,
+    pub segment: u64,
+}
+
+/// Writes the segment's rows below `root`. The segment stays; whoever calls removes it, since its rows are safe once this returns.
+///
+/// # Errors
+/// What could not be read or written. Nothing is left half written but under a name that readers skip.
+pub fn rotate(
+    disk: &dyn Disk,
+    root: &Path,
+    segment: &Path,
+    origin: Origin<'_>,
+) -> Result<Rotated, String> {
+    let failed = |error: io::Error| format!("{}: {error}", segment.display());
+    let mut frames = Segment::open(segment).map_err(failed)?;
+    let mut rotated = Rotated::default();
+    let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
+    while let Some(batch) = frames.next().map_err(failed)? {
+        let Some(footer) = frames.footer() else { break };
+        rotated.rows += batch.num_rows() as u64;
+        for (hour, rows) in by_hour(&batch)? {
+            let own = hours.entry(hour).or_insert_with(|| Hour::new(root, footer, hour, origin));
+            own.add(disk, rows, footer)?;
+        }
+    }
+    rotated.torn_bytes = frames.torn();
+    if let Some(footer) = frames.footer() {
+        rotated.model = Some(footer.model.clone());
+        for (_, hour) in hours {
+            rotated.files.push(hour.finish(disk, footer)?);
+        }
+    }
+    Ok(rotated)
+}
+
+fn times(batch: &RecordBatch) -> Result<&TimestampMicrosecondArray, String> {
+    let column = batch.column_by_name("ts");
+    let times = column.and_then(|c| c.as_any().downcast_ref::<TimestampMicrosecondArray>());
+    times.ok_or_else(|| "the segment's rows have no time".to_owned())
+}
+
+/// The rows of each hour.
+fn by_hour(batch: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>, String> {
+    let times = times(batch)?;
+    let mut rows: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+    for (at, time) in times.values().iter().enumerate() {
+        let at = u32::try_from(at).map_err(|_| "too many rows in a frame".to_owned())?;
+        rows.entry(time.div_euclid(HOUR_US)).or_default().push(at);
+    }
+    if rows.len() == 1 {
+        return Ok(rows.into_keys().map(|hour| (hour, batch.clone())).collect());
+    }
+    let pick = |rows: Vec<u32>| {
+        take_record_batch(batch, &UInt32Array::from(rows)).map_err(|error| error.to_string())
+    };
+    rows.into_iter().map(|(hour, rows)| Ok((hour, pick(rows)?))).collect()
+}
+
+/// The file of one hour.
+struct Hour {
+    path: PathBuf,
+    temporary: PathBuf,
+    waiting: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+    writer: Option<ArrowWriter<Sink>>,
+}
+
+impl Hour {
+    fn new(root: &Path, footer: &Footer, hour: i64, origin: Origin<'_>) -> Hour {
+        let folder = paths::partition(root, &footer.model, &footer.version, hour);
+        let name = paths::part(origin.node, origin.boot, origin.segment);
+        Hour {
+            temporary: folder.join(format!(".{name}.tmp")),
+            path: folder.join(name),
+            waiting: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            writer: None,
+        }
+    }
+
+    fn add(&mut self, disk: &dyn Disk, rows: RecordBatch, footer: &Footer) -> Result<(), String> {
+        self.rows += rows.num_rows();
+        self.bytes += rows.get_array_memory_size();
+        self.waiting.push(rows);
+        if self.rows >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
+            self.group(disk, footer)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waits as one row group.
+    fn group(&mut self, disk: &dyn Disk, footer: &Footer) -> Result<(), String> {
+        let Some(schema) = self.waiting.first().map(RecordBatch::schema) else { return Ok(()) };
+        let rows = concat_batches(&schema, &self.waiting).map_err(|error| error.to_string())?;
+        self.waiting.clear();
+        let rows = sorted(&rows)?;
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let sink = Sink(disk.create(&self.temporary).map_err(|error| failed(&error))?);
+                let properties = properties(&schema, rows.num_rows(), footer);
+                let writer = ArrowWriter::try_new(sink, schema, Some(properties));
+                self.writer.insert(writer.map_err(|error| failed(&error))?)
+            }
+        };
+        writer.write(&rows).and_then(|()| writer.flush()).map_err(|error| failed(&error))?;
+        (self.rows, self.bytes) = (0, 0);
+        Ok(())
+    }
+
+    fn finish(mut self, disk: &dyn Disk, footer: &Footer) -> Result<PathBuf, String> {
+        self.group(disk, footer)?;
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
+        if let Some(writer) = self.writer {
+            let mut sink = writer.into_inner().map_err(|error| failed(&error))?;
+            sink.0.sync().map_err(|error| failed(&error))?;
+        }
+        disk.rename(&self.temporary, &self.path).map_err(|error| failed(&error))?;
+        // The directories above may be new as well: model, version, date and hour.
+        for folder in self.path.ancestors().skip(1).take(5) {
+            disk.sync_dir(folder).map_err(|error| failed(&error))?;
+        }
+        Ok(self.path)
+    }
+}
+
+/// The rows by time; those of one time as they came.
+fn sorted(rows: &RecordBatch) -> Result<RecordBatch, String> {
+    let times = times(rows)?.values();
+    if times.is_sorted() {
+        return Ok(rows.clone());
+    }
+    let mut order: Vec<u32> = (0..u32::try_from(times.len()).unwrap_or(u32::MAX)).collect();
+    order.sort_by_key(|at| times[*at as usize]);
+    take_record_batch(rows, &UInt32Array::from(order)).map_err(|error| error.to_string())
+}
+
+/// How a file is written: `rows` in its first row group, and none has more.
+fn properties(schema: &SchemaRef, rows: usize, footer: &Footer) -> WriterProperties {
+    let footer = KeyValue::new(FOOTER.to_owned(), footer.text());
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("onnxd ", env!("CARGO_PKG_VERSION")).into())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_max_row_group_row_count(Some(GROUP_ROWS * 2))
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_key_value_metadata(Some(vec![footer]));
+    let has = |name: &str| schema.field_with_name(name).is_ok();
+    for name in LOOKED_UP.into_iter().filter(|name| has(name)) {
+        let column = ColumnPath::from(name);
+        properties = properties
+            .set_column_bloom_filter_enabled(column.clone(), true)
+            .set_column_bloom_filter_max_ndv(column, rows.max(1) as u64);
+    }
+    debug_assert!(META.iter().any(|(_, name, _, _)| *name == FEW_VALUES[0]));
+    for name in FEW_VALUES.into_iter().filter(|name| has(name)) {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), true);
+    }
+    properties.build()
+}
+
+/// A file as Parquet's writer takes it.
+struct Sink(Box<dyn DiskFile>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What is shared by the threads that write: the disk, and where on it.
+#[derive(Clone)]
+pub struct Place {
+    pub disk: Arc<dyn Disk>,
+    pub root: PathBuf,
+    pub node: Arc<str>,
+    pub boot: Arc<str>,
+}
+
+impl Place {
+    /// Where this start of the server writes ahead.
+    pub fn wal(&self) -> PathBuf {
+        paths::wal(&self.root).join(format!("{}-{}", self.node, self.boot))
+    }
+
+    pub fn segment(&self, number: u64) -> PathBuf {
+        self.wal().join(format!("{number:08}.wal"))
+    }
+}

@@ -1,0 +1,284 @@
+//! The thread behind the writer: makes Parquet of segments, puts in order what an earlier start left, removes what is too old, and
+//! writes down the account.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde_json::{Map, Value, json};
+
+use super::{
+    disk,
+    paths::{self, HOUR_US},
+    retention,
+    rotate::{Origin, Rotated, rotate},
+    store::Shared,
+    writer::Sealed,
+};
+use crate::telemetry::predictions::Reason;
+
+/// Between two tries of a segment that could not be made Parquet.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks at what is too old, and two accounts.
+const SWEEP: Duration = Duration::from_secs(60);
+const ACCOUNT: Duration = Duration::from_secs(10);
+/// A directory without segments is younger than this, perhaps, because its server is about to make one.
+const YOUNG: Duration = Duration::from_secs(60);
+
+pub struct Rotator {
+    shared: Arc<Shared>,
+    segments: Receiver<Sealed>,
+    waiting: Vec<Sealed>,
+    /// Rows in files, by model.
+    rows: BTreeMap<String, u64>,
+    complained: bool,
+}
+
+impl Rotator {
+    pub fn new(shared: Arc<Shared>, segments: Receiver<Sealed>) -> Rotator {
+        Rotator { shared, segments, waiting: Vec::new(), rows: BTreeMap::new(), complained: false }
+    }
+
+    /// Works until the writer has ended and its last segment is done, or cannot be.
+    pub fn run(mut self) {
+        self.recover();
+        let (mut swept, mut accounted, mut tried) =
+            (None::<Instant>, Instant::now(), Instant::now());
+        loop {
+            let closing = match self.segments.recv_timeout(Duration::from_secs(1)) {
+                Ok(sealed) => {
+                    self.waiting.push(sealed);
+                    tried = Instant::now() - AGAIN;
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            if closing || tried.elapsed() >= AGAIN {
+                tried = Instant::now();
+                self.rotate_all();
+            }
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                swept = Some(Instant::now());
+                self.expire();
+            }
+            if closing || accounted.elapsed() >= ACCOUNT {
+                accounted = Instant::now();
+                self.account(closing);
+            }
+            if closing {
+                self.leave();
+                return;
+            }
+        }
+    }
+
+    fn rotate_all(&mut self) {
+        for sealed in std::mem::take(&mut self.waiting) {
+            let place = &self.shared.place;
+            let origin = Origin { node: &place.node, boot: &place.boot, segment: sealed.number };
+            match rotate(&*place.disk, &place.root, &sealed.path, origin) {
+                Ok(rotated) => {
+                    self.done_with(&sealed.path, rotated.torn_bytes);
+                    self.shared.numbers.wal_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
+                    self.count(&rotated);
+                    self.complained = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.complained, true) {
+                        tracing::error!(
+                            error,
+                            "the prediction log's files cannot be written: rows stay in the write-ahead log until they can"
+                        );
+                    }
+                    self.waiting.push(sealed);
+                }
+            }
+        }
+    }
+
+    /// A segment of this very start has no torn end unless somebody else wrote in it, or the disk lost something: it stays, for
+    /// whoever looks into that.
+    fn done_with(&self, path: &Path, torn_bytes: u64) {
+        if torn_bytes == 0 {
+            return self.remove(path);
+        }
+        let kept = path.with_extension("torn");
+        let shown = kept.display();
+        tracing::error!(
+            torn_bytes,
+            "a segment of the prediction log does not read as it was written: what could not be read stays in {shown}"
+        );
+        if let Err(error) = self.shared.place.disk.rename(path, &kept) {
+            tracing::error!(%error, path = %path.display(), "it cannot be renamed");
+        }
+    }
+
+    fn remove(&self, path: &Path) {
+        if let Err(error) = self.shared.place.disk.remove(path) {
+            tracing::warn!(%error, path = %path.display(), "a segment of the prediction log that is Parquet already cannot be removed");
+        }
+    }
+
+    fn count(&mut self, rotated: &Rotated) {
+        let numbers = &self.shared.numbers;
+        numbers.files.fetch_add(rotated.files.len() as u64, Ordering::Relaxed);
+        numbers.file_rows.fetch_add(rotated.rows, Ordering::Relaxed);
+        numbers.torn_bytes.fetch_add(rotated.torn_bytes, Ordering::Relaxed);
+        if let Some(model) = &rotated.model {
+            *self.rows.entry(model.clone()).or_default() += rotated.rows;
+        }
+    }
+
+    /// Makes Parquet of what servers left that did not end well.
+    fn recover(&mut self) {
+        let own = self.shared.place.wal();
+        let Ok(folders) = fs::read_dir(paths::wal(&self.shared.place.root)) else { return };
+        for folder in folders.flatten().map(|entry| entry.path()).filter(|path| *path != own) {
+            // Held by whoever still writes there.
+            let Ok(lock) = File::open(folder.join("lock")) else { continue };
+            if lock.try_lock().is_err() {
+                continue;
+            }
+            self.recover_one(&folder);
+        }
+    }
+
+    fn recover_one(&mut self, folder: &Path) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some((node, boot)) = name.rsplit_once('-') else { return };
+        let mut segments = segments(folder);
+        segments.sort();
+        let (mut rows, mut torn, mut whole) = (0, 0, true);
+        let any = !segments.is_empty();
+        for (segment, path) in segments {
+            let place = &self.shared.place;
+            match rotate(&*place.disk, &place.root, &path, Origin { node, boot, segment }) {
+                Ok(rotated) => {
+                    (rows, torn) = (rows + rotated.rows, torn + rotated.torn_bytes);
+                    self.remove(&path);
+                    let numbers = &self.shared.numbers;
+                    numbers.recovered_rows.fetch_add(rotated.rows, Ordering::Relaxed);
+                    self.count(&rotated);
+                }
+                Err(error) => {
+                    whole = false;
+                    tracing::error!(
+                        error,
+                        "what an earlier start wrote ahead cannot be made Parquet: the next start tries again"
+                    );
+                }
+            }
+        }
+        if any {
+            tracing::warn!(
+                rows,
+                torn_bytes = torn,
+                from = name,
+                "rows of a server that did not end well are in the prediction log now"
+            );
+        }
+        let old = |path: &Path| {
+            let modified = fs::metadata(path).and_then(|data| data.modified()).ok();
+            modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > YOUNG)
+        };
+        if whole && (any || old(folder)) {
+            // What else lies there is the lock.
+            let _ = fs::remove_file(folder.join("lock")).and_then(|()| fs::remove_dir(folder));
+        }
+    }
+
+    fn expire(&self) {
+        for model in self.shared.models() {
+            let policy = *model.retention.lock();
+            let files = retention::files(&paths::versions(&self.shared.place.root, &model.name));
+            let hour = wall_us().div_euclid(HOUR_US);
+            let expired = retention::expired(&files, hour, policy);
+            let (mut gone, mut bytes) = (0u64, 0);
+            for file in expired {
+                match fs::remove_file(&file.path) {
+                    Ok(()) => (gone, bytes) = (gone + 1, bytes + file.bytes),
+                    Err(error) => {
+                        tracing::warn!(%error, path = %file.path.display(), "a file of the prediction log that is too old cannot be removed");
+                    }
+                }
+                retention::remove_empty(&file.path);
+            }
+            if gone > 0 {
+                tracing::info!(
+                    model = &*model.name,
+                    files = gone,
+                    bytes,
+                    "retention removed files of the prediction log"
+                );
+                self.shared.numbers.expired_files.fetch_add(gone, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Writes down what has become of all rows since the start.
+    fn account(&self, closed: bool) {
+        let models = self.shared.models();
+        if models.iter().all(|model| model.ring.account().received == 0) {
+            return;
+        }
+        let mut accounts = Map::new();
+        for model in models {
+            let account = model.ring.account();
+            let dropped: Map<String, Value> = Reason::ALL
+                .iter()
+                .map(|reason| (reason.label().to_owned(), account.dropped[*reason as usize].into()))
+                .collect();
+            let rows = self.rows.get(&*model.name).copied().unwrap_or(0);
+            let own = json!({
+                "received": account.received,
+                "written": account.written,
+                "dropped": dropped,
+                "in_flight": account.in_flight,
+                "in_files": rows,
+            });
+            accounts.insert(model.name.to_string(), own);
+        }
+        let place = &self.shared.place;
+        let manifest = json!({
+            "format": 1,
+            "node": &*place.node,
+            "boot": &*place.boot,
+            "closed": closed,
+            "at_us": wall_us(),
+            "models": accounts,
+        });
+        let path =
+            paths::manifests(&place.root).join(format!("{}-{}.json", place.node, place.boot));
+        // Where this fails, so does all else, and that is told.
+        let _ = disk::replace(&*place.disk, &path, manifest.to_string().as_bytes());
+    }
+
+    fn leave(&self) {
+        if self.waiting.is_empty() {
+            let own = self.shared.place.wal();
+            let _ = fs::remove_file(own.join("lock")).and_then(|()| fs::remove_dir(own));
+        }
+    }
+}
+
+/// The segments in a directory, by their numbers.
+fn segments(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let numbered = |path: PathBuf| {
+        let wal = path.extension().is_some_and(|extension| extension == "wal");
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        number.filter(|_| wal).map(|number| (number, path))
+    };
+    entries.flatten().filter_map(|entry| numbered(entry.path())).collect()
+}
+
+fn wall_us() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    i64::try_from(wall).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,304 @@
+//! The log of this process: which models have one, where it lies, and the two threads that write it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle, Thread},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+
+use super::{
+    capture::VersionLog,
+    disk::{Disk, Real},
+    options::{LogOptions, Retention, StoreOptions},
+    redact::Key,
+    ring::{Memory, Ring},
+    rotate::Place,
+    rotator::Rotator,
+    sampling,
+    subject::{Parts, Subject},
+    writer::Writer,
+};
+use crate::{
+    telemetry::{
+        predictions::{ModelReading, Reading},
+        registry::registry,
+    },
+    types::model::Signature,
+};
+
+/// Segments that wait to become Parquet.
+const SEALED: usize = 4096;
+
+/// The log of one model, whichever version.
+pub struct ModelLog {
+    pub name: Arc<str>,
+    pub ring: Ring,
+    pub retention: Mutex<Retention>,
+}
+
+/// What the request path, the writer and the rotator share.
+pub struct Shared {
+    pub options: StoreOptions,
+    pub place: Place,
+    memory: Arc<Memory>,
+    key: Option<Key>,
+    models: Mutex<BTreeMap<Arc<str>, Arc<ModelLog>>>,
+    closing: AtomicBool,
+    writer: OnceLock<Thread>,
+    pub numbers: Numbers,
+}
+
+/// What is counted of the log as a whole.
+#[derive(Default)]
+pub struct Numbers {
+    pub wal_bytes: AtomicU64,
+    pub unwritable: AtomicBool,
+    pub files: AtomicU64,
+    pub file_rows: AtomicU64,
+    pub recovered_rows: AtomicU64,
+    pub torn_bytes: AtomicU64,
+    pub expired_files: AtomicU64,
+}
+
+impl Shared {
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Has the writer come at once.
+    pub fn wake(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+
+    /// The models that have a log.
+    pub fn models(&self) -> Vec<Arc<ModelLog>> {
+        self.models.lock().values().cloned().collect()
+    }
+
+    fn reading(&self) -> Reading {
+        let numbers = &self.numbers;
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let models = self.models().into_iter().map(|model| ModelReading {
+            model: model.name.to_string(),
+            account: model.ring.account(),
+            queue_bytes: model.ring.bytes() as u64,
+        });
+        Reading {
+            models: models.collect(),
+            wal_bytes: count(&numbers.wal_bytes),
+            writable: !numbers.unwritable.load(Ordering::Relaxed),
+            files: count(&numbers.files),
+            file_rows: count(&numbers.file_rows),
+            recovered_rows: count(&numbers.recovered_rows),
+            torn_bytes: count(&numbers.torn_bytes),
+            expired_files: count(&numbers.expired_files),
+        }
+    }
+}
+
+/// The log of this process.
+pub struct Logs {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A version whose predictions may be logged.
+pub struct Subjected<'a> {
+    pub model: &'a Arc<str>,
+    pub version: &'a Arc<str>,
+    pub digest: &'a str,
+    pub signature: &'a Arc<Signature>,
+    /// The model's `metadata_props`.
+    pub metadata: &'a BTreeMap<String, String>,
+    pub device: String,
+}
+
+impl Logs {
+    /// Starts the threads. Nothing is made on the disk before the first row; what an earlier start left is put in order.
+    ///
+    /// # Errors
+    /// The key cannot be read, or a thread does not start.
+    pub fn start(options: &StoreOptions) -> Result<Logs, String> {
+        Logs::start_on(options, Arc::new(Real))
+    }
+
+    pub(super) fn start_on(options: &StoreOptions, disk: Arc<dyn Disk>) -> Result<Logs, String> {
+        let logs = Logs::idle_on(options, disk)?;
+        let (sealed, segments) = bounded(SEALED);
+        let writer = Writer::new(logs.shared.clone(), sealed);
+        let rotator = Rotator::new(logs.shared.clone(), segments);
+        let failed = |error| format!("a thread of the prediction log does not start: {error}");
+        let write = thread::Builder::new().name("onnxd-predlog".into()).spawn(|| writer.run());
+        let write = write.map_err(failed)?;
+        let _ = logs.shared.writer.set(write.thread().clone());
+        let rotate = thread::Builder::new().name("onnxd-rotate".into()).spawn(|| rotator.run());
+        logs.threads.lock().extend([write, rotate.map_err(failed)?]);
+        let shared = Arc::downgrade(&logs.shared);
+        registry().set_predictions(move || shared.upgrade().map(|shared| shared.reading()));
+        Ok(logs)
+    }
+
+    /// For who opens models without serving them: options are checked, and nothing is written.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub fn idle(options: &StoreOptions) -> Result<Logs, String> {
+        Logs::idle_on(options, Arc::new(Real))
+    }
+
+    fn idle_on(options: &StoreOptions, disk: Arc<dyn Disk>) -> Result<Logs, String> {
+        options.check().map_err(|error| format!("prediction_log.{error}"))?;
+        let node = match options.node.as_str() {
+            "" => host(),
+            node => node.to_owned(),
+        };
+        let place =
+            Place { disk, root: options.dir.clone(), node: node.into(), boot: boot().into() };
+        let shared = Arc::new(Shared {
+            options: options.clone(),
+            place,
+            memory: Memory::new(options.memory_bytes),
+            key: key(&options.key_file)?,
+            models: Mutex::default(),
+            closing: AtomicBool::new(false),
+            writer: OnceLock::new(),
+            numbers: Numbers::default(),
+        });
+        Ok(Logs { shared, threads: Mutex::default() })
+    }
+
+    /// The log of a version; `None` where its options say so.
+    ///
+    /// # Errors
+    /// The options do not fit the model.
+    pub fn attach(
+        &self,
+        subjected: Subjected<'_>,
+        options: &LogOptions,
+    ) -> Result<Option<Arc<VersionLog>>, String> {
+        if !options.enabled {
+            return Ok(None);
+        }
+        let subject = self.subject(&subjected, options).map_err(|error| format!("log.{error}"))?;
+        let model = {
+            let mut models = self.shared.models.lock();
+            let new = || {
+                let memory = self.shared.memory.clone();
+                Arc::new(ModelLog {
+                    name: subjected.model.clone(),
+                    ring: Ring::new(options.ring_bytes, memory),
+                    retention: Mutex::default(),
+                })
+            };
+            models.entry(subjected.model.clone()).or_insert_with(new).clone()
+        };
+        model.ring.set_most(options.ring_bytes);
+        *model.retention.lock() = options.retention;
+        // It had nothing to wait for.
+        self.shared.wake();
+        let most = sampling::most(&options.sampling);
+        let looks = sampling::looks_at_answers(&options.sampling);
+        let samples = options.sampling.rate < 1.0 || looks;
+        let (subject, shared) = (Arc::new(subject), self.shared.clone());
+        Ok(Some(Arc::new(VersionLog { subject, model, shared, most, samples, looks })))
+    }
+
+    /// What the log of a version would hold, whether or not it is on.
+    ///
+    /// # Errors
+    /// The options do not fit the model.
+    pub fn subject(
+        &self,
+        subjected: &Subjected<'_>,
+        options: &LogOptions,
+    ) -> Result<Subject, String> {
+        Subject::new(Parts {
+            model: subjected.model,
+            version: subjected.version,
+            digest: subjected.digest,
+            signature: subjected.signature,
+            metadata: subjected.metadata,
+            options,
+            device: subjected.device.clone(),
+            node: self.shared.place.node.clone(),
+            key: self.shared.key.clone(),
+        })
+    }
+
+    /// Writes what waits, makes Parquet of it and ends the threads; false where that takes longer than `limit`: then the next
+    /// start does the rest.
+    pub fn close(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.wake();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            while !thread.is_finished() {
+                if Instant::now() >= until {
+                    return false;
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            if thread.join().is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // Threads end by themselves; nobody waits for them here.
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+}
+
+/// The key in a file; `None` where none is named.
+fn key(path: &Path) -> Result<Option<Key>, String> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let shown = path.display();
+    let secret = fs::read(path)
+        .map_err(|error| format!("prediction_log.key_file: {shown}: cannot be read: {error}"))?;
+    let secret = secret.trim_ascii();
+    let key = Key::new(secret).ok_or_else(|| {
+        let got = secret.len();
+        format!("prediction_log.key_file: {shown}: expected at least 16 bytes, got {got}")
+    })?;
+    Ok(Some(key))
+}
+
+/// This start of the server: by its time and process, so that no two on one node are alike.
+fn boot() -> String {
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    format!("{millis:x}{:05x}", std::process::id() & 0xf_ffff)
+}
+
+/// The host's name, as far as it can stand in a file's.
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    let name: String = name.trim().chars().take(64).map(plain).collect();
+    match name.trim_matches(['.', '-']) {
+        "" => "node".into(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

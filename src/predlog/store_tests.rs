@@ -1,0 +1,305 @@
+//! The whole pipe in one process: from the end of a request to Parquet files, over disks that refuse, hang and lose power.
+
+use std::{collections::BTreeSet, fs, io::Write as _, path::PathBuf};
+
+use arrow_array::{RecordBatch, cast::AsArray};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    predlog::{
+        capture::{Ending, Offered},
+        options::Mode,
+        schema::{FOOTER, Footer},
+        testing::{self, Frail, classifier, floats, tensor},
+    },
+    telemetry::{clock::now, predictions::Reason},
+    types::{
+        datatype::Datatype,
+        request::{InferRequest, OutputTensor},
+    },
+};
+
+struct Pipe {
+    home: TempDir,
+    options: StoreOptions,
+    disk: Frail,
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+impl Pipe {
+    fn new() -> Pipe {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let options = testing::store(home.path());
+        Pipe { home, options, disk: Frail::default() }
+    }
+
+    fn start(&self) -> Logs {
+        Logs::start_on(&self.options, Arc::new(self.disk.clone())).expect("started")
+    }
+
+    /// Every row of every file.
+    fn rows(&self) -> Vec<RecordBatch> {
+        let read = |path: PathBuf| {
+            let file = fs::File::open(&path).expect("a file");
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+            let metadata = builder.metadata().file_metadata().key_value_metadata();
+            let footer = metadata.expect("metadata").iter().find(|pair| pair.key == FOOTER);
+            let footer = footer.and_then(|pair| pair.value.as_deref()).expect("a footer");
+            let footer: Footer = serde_json::from_str(footer).expect("JSON");
+            assert_eq!((&*footer.model, &*footer.version), ("m", "1"));
+            builder.build().expect("a reader").map(|batch| batch.expect("rows")).collect()
+        };
+        let files: Vec<Vec<RecordBatch>> = self.files().into_iter().map(read).collect();
+        files.concat()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let model = paths::versions(&self.options.dir, "m");
+        retention::files(&model).into_iter().map(|file| file.path).collect()
+    }
+
+    fn request_ids(&self) -> Vec<String> {
+        let of = |batch: &RecordBatch| -> Vec<String> {
+            let column = batch.column_by_name("request_id").expect("a column");
+            column.as_string::<i32>().iter().flatten().map(str::to_owned).collect()
+        };
+        self.rows().iter().flat_map(of).collect()
+    }
+}
+
+use crate::predlog::{paths, retention};
+
+fn attach(logs: &Logs, options: LogOptions) -> Arc<VersionLog> {
+    let options = LogOptions { enabled: true, ..options };
+    let subjected = Subjected {
+        model: &"m".into(),
+        version: &"1".into(),
+        digest: "d",
+        signature: &classifier(),
+        metadata: &BTreeMap::new(),
+        device: "cpu".into(),
+    };
+    logs.attach(subjected, &options).expect("attached").expect("on")
+}
+
+/// A request that was answered.
+fn offer(log: &Arc<VersionLog>, id: &str) -> Offered {
+    let request = InferRequest { id: id.into(), ..InferRequest::default() };
+    let mut entry = log.begin(&request, now(), None).expect("a row");
+    let x = tensor(Datatype::Fp32, &[1, 3], floats(&[1.0, 2.0, 3.0]));
+    entry.bound(&[Some(x)], 1);
+    let label = tensor(Datatype::Int64, &[1], 1i64.to_le_bytes().into());
+    let scores = tensor(Datatype::Fp32, &[1, 2], floats(&[0.25, 0.75]));
+    let outputs = [label, scores].into_iter().enumerate();
+    let outputs: Vec<OutputTensor> =
+        outputs.map(|(index, tensor)| OutputTensor { index, binary: false, tensor }).collect();
+    entry.answered(&outputs);
+    entry.end(Ending { batch: Some((1, 1)), ..Ending::default() })
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < until, "it did not come to that");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn rows_become_files_that_say_what_they_hold() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let log = attach(&logs, LogOptions::default());
+    for n in 0..1000 {
+        offer(&log, &format!("r{n}"));
+    }
+    assert!(logs.close(LIMIT));
+    let account = log.model.ring.account();
+    assert_eq!((account.received, account.written, account.in_flight), (1000, 1000, 0));
+    let ids: BTreeSet<String> = pipe.request_ids().into_iter().collect();
+    assert_eq!(ids.len(), 1000);
+    for batch in pipe.rows() {
+        let times = batch.column_by_name("ts").expect("times");
+        let times = times.as_primitive::<arrow_array::types::TimestampMicrosecondType>();
+        assert!(times.values().is_sorted());
+    }
+    let file = &pipe.files()[0];
+    let text = file.display().to_string();
+    assert!(
+        text.contains("/log/v1/model=m/version=1/date=20") && text.contains("/hour="),
+        "{text}"
+    );
+    assert!(
+        !paths::wal(&pipe.options.dir)
+            .join("x")
+            .parent()
+            .is_some_and(|wal| { fs::read_dir(wal).is_ok_and(|mut left| left.next().is_some()) })
+    );
+    let manifest = fs::read_dir(paths::manifests(&pipe.options.dir)).expect("manifests").next();
+    let manifest = fs::read(manifest.expect("one").expect("readable").path()).expect("read");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    assert_eq!(manifest["models"]["m"]["received"], 1000);
+    assert_eq!(
+        (&manifest["models"]["m"]["in_files"], &manifest["closed"]),
+        (&1000.into(), &true.into())
+    );
+    drop(pipe.home);
+}
+
+#[test]
+fn a_disk_that_refuses_costs_rows_that_are_counted_and_then_it_goes_on() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let log = attach(&logs, LogOptions::default());
+    let account = || log.model.ring.account();
+    offer(&log, "before");
+    wait_for(|| account().written == 1);
+    pipe.disk.refuse(true);
+    offer(&log, "lost");
+    wait_for(|| account().dropped[Reason::Disk as usize] == 1);
+    assert!(logs.shared.numbers.unwritable.load(Ordering::Relaxed));
+    pipe.disk.refuse(false);
+    offer(&log, "after");
+    wait_for(|| account().written == 2);
+    assert!(!logs.shared.numbers.unwritable.load(Ordering::Relaxed));
+    assert!(logs.close(LIMIT) && account().holds());
+    let ids: BTreeSet<String> = pipe.request_ids().into_iter().collect();
+    assert_eq!(ids, ["after".to_owned(), "before".to_owned()].into());
+}
+
+#[test]
+fn a_disk_that_hangs_fills_the_ring_and_no_more() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let ring_bytes = 200_000;
+    let log = attach(&logs, LogOptions { ring_bytes, ..LogOptions::default() });
+    let account = || log.model.ring.account();
+    pipe.disk.hang(true);
+    for n in 0..5000 {
+        assert!(matches!(offer(&log, &n.to_string()), Offered::Done), "nobody waits");
+        assert!(log.model.ring.bytes() <= ring_bytes);
+    }
+    let full = account().dropped[Reason::Full as usize];
+    assert!(full > 1000 && account().holds(), "{:?}", account());
+    pipe.disk.hang(false);
+    wait_for(|| account().in_flight == 0);
+    assert_eq!(account().written, 5000 - full);
+    assert!(logs.close(LIMIT));
+    assert_eq!(pipe.request_ids().len() as u64, 5000 - full);
+}
+
+/// What was answered in `durable` mode is there after a power cut, and nothing that nobody asked is.
+#[test]
+fn a_power_cut_loses_no_row_whose_answer_went_out() {
+    let pipe = Pipe::new();
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..5 {
+        let logs = pipe.start();
+        let durable = LogOptions { mode: Mode::Durable, ..LogOptions::default() };
+        let log = attach(&logs, durable);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        for n in 0..20 {
+            let id = format!("{round}-{n}");
+            let Offered::Waits(waiting) = offer(&log, &id) else { panic!("nobody waits") };
+            runtime.block_on(waiting.wait(None)).expect("on the disk");
+            acknowledged.insert(id);
+        }
+        // As if the process were gone: it writes nothing more, and its lock is free.
+        pipe.disk.refuse(true);
+        assert!(logs.close(LIMIT));
+        pipe.disk.cut();
+        pipe.disk.refuse(false);
+    }
+    let logs = pipe.start();
+    wait_for(|| {
+        logs.shared.numbers.recovered_rows.load(Ordering::Relaxed) > 0
+            || pipe.request_ids().len() >= 100
+    });
+    assert!(logs.close(LIMIT));
+    let ids = pipe.request_ids();
+    let unique: BTreeSet<String> = ids.iter().cloned().collect();
+    assert_eq!((ids.len(), &unique), (acknowledged.len(), &acknowledged));
+}
+
+#[test]
+fn torn_and_zeroed_tails_are_cut_and_counted() {
+    for tail in [vec![0; 4096], vec![200, 0, 0, 0, 1, 2, 3, 4, 5, 6], vec![7; 3]] {
+        let pipe = Pipe::new();
+        let logs = pipe.start();
+        let log = attach(&logs, LogOptions::default());
+        for n in 0..10 {
+            offer(&log, &n.to_string());
+        }
+        wait_for(|| log.model.ring.account().written == 10);
+        pipe.disk.refuse(true);
+        assert!(logs.close(LIMIT));
+        pipe.disk.refuse(false);
+        let wal = logs.shared.place.segment(0);
+        let mut file = fs::OpenOptions::new().append(true).open(&wal).expect("the segment");
+        file.write_all(&tail).expect("torn");
+        let again = pipe.start();
+        let numbers = &again.shared.numbers;
+        wait_for(|| numbers.recovered_rows.load(Ordering::Relaxed) == 10);
+        assert_eq!(numbers.torn_bytes.load(Ordering::Relaxed), tail.len() as u64);
+        assert!(again.close(LIMIT));
+        assert_eq!(pipe.request_ids().len(), 10);
+        assert!(!wal.exists());
+    }
+}
+
+#[test]
+fn a_full_ring_is_told_to_those_who_asked_to_be_told() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let tiny = |mode, on_full| LogOptions {
+        mode,
+        on_full,
+        max_wait_ms: 1,
+        ring_bytes: 1,
+        ..LogOptions::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let outcome = |offered| match offered {
+        Offered::Done => Ok(()),
+        Offered::Waits(waiting) => runtime.block_on(waiting.wait(None)).map_err(|e| e.code),
+    };
+    use crate::{predlog::options::OnFull, types::error::Code};
+    let cases = [
+        (Mode::BestEffort, OnFull::Drop, Ok(())),
+        (Mode::Backpressure, OnFull::Drop, Ok(())),
+        (Mode::Backpressure, OnFull::Reject, Err(Code::Unavailable)),
+        (Mode::Durable, OnFull::Drop, Err(Code::Unavailable)),
+    ];
+    for (at, (mode, on_full, expected)) in cases.into_iter().enumerate() {
+        let log = attach(&logs, tiny(mode, on_full));
+        assert_eq!(outcome(offer(&log, "x")), expected, "{mode:?} {on_full:?}");
+        let account = log.model.ring.account();
+        assert_eq!(account.dropped[Reason::Full as usize], at as u64 + 1);
+        assert!(account.holds());
+    }
+    assert!(logs.close(LIMIT));
+}
+
+#[test]
+fn a_sample_is_the_same_whoever_takes_it() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let sampling =
+        crate::predlog::options::Sampling { rate: 0.2, errors: false, ..Default::default() };
+    let log = attach(&logs, LogOptions { sampling, ..LogOptions::default() });
+    let logged: Vec<bool> = (0..500)
+        .map(|n| {
+            let request =
+                InferRequest { id: format!("r{n}").as_str().into(), ..InferRequest::default() };
+            log.begin(&request, now(), None).is_some()
+        })
+        .collect();
+    let expected: Vec<bool> = (0..500).map(|n| sampling::place(&format!("r{n}")) < 0.2).collect();
+    assert_eq!(logged, expected);
+    assert!(logs.close(LIMIT));
+}

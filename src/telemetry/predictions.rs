@@ -1,0 +1,132 @@
+//! The prediction log's numbers, and its part of the metrics page.
+
+use super::{names, prometheus::Page};
+
+/// Why rows were not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The model's ring was full.
+    Full,
+    /// What all models' rows may hold was.
+    Memory,
+    /// The disk did not take them.
+    Disk,
+    /// The write-ahead log was as large as it may be.
+    WalFull,
+    /// The server had closed the log.
+    Closed,
+    /// They could not be made into columns.
+    Encoding,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 6] = [
+        Reason::Full,
+        Reason::Memory,
+        Reason::Disk,
+        Reason::WalFull,
+        Reason::Closed,
+        Reason::Encoding,
+    ];
+
+    /// The value of the `reason` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Reason::Full => "ring_full",
+            Reason::Memory => "memory",
+            Reason::Disk => "disk",
+            Reason::WalFull => "wal_full",
+            Reason::Closed => "closed",
+            Reason::Encoding => "encoding",
+        }
+    }
+}
+
+/// Rows of one model: received, once sampled, is what was written, was dropped or is in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    pub received: u64,
+    pub written: u64,
+    /// By `Reason as usize`.
+    pub dropped: [u64; Reason::ALL.len()],
+    pub in_flight: u64,
+}
+
+impl Account {
+    pub fn all_dropped(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// Whether the sum holds.
+    pub fn holds(&self) -> bool {
+        self.received == self.written + self.all_dropped() + self.in_flight
+    }
+}
+
+/// The log of one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelReading {
+    pub model: String,
+    pub account: Account,
+    /// Bytes of rows in memory.
+    pub queue_bytes: u64,
+}
+
+/// The log as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub models: Vec<ModelReading>,
+    /// Bytes of the write-ahead log that are not Parquet yet.
+    pub wal_bytes: u64,
+    /// The last write went well.
+    pub writable: bool,
+    /// Parquet files written, and rows in them.
+    pub files: u64,
+    pub file_rows: u64,
+    /// Rows found in write-ahead logs of servers that did not end well.
+    pub recovered_rows: u64,
+    /// Bytes cut off from such.
+    pub torn_bytes: u64,
+    /// Files that retention removed.
+    pub expired_files: u64,
+}
+
+/// Writes the log's numbers, where there is one.
+pub fn write(page: &mut Page, reading: Option<&Reading>) {
+    let Some(reading) = reading.filter(|reading| !reading.models.is_empty()) else { return };
+    page.family(&names::PREDICTIONS_RECEIVED);
+    for model in &reading.models {
+        let labels = [("model", &*model.model)];
+        page.sample(names::PREDICTIONS_RECEIVED.name, &labels, model.account.received);
+    }
+    page.family(&names::PREDICTIONS_WRITTEN);
+    for model in &reading.models {
+        let labels = [("model", &*model.model)];
+        page.sample(names::PREDICTIONS_WRITTEN.name, &labels, model.account.written);
+    }
+    page.family(&names::PREDICTIONS_DROPPED);
+    for model in &reading.models {
+        for reason in Reason::ALL {
+            let labels = [("model", &*model.model), ("reason", reason.label())];
+            let dropped = model.account.dropped[reason as usize];
+            page.sample(names::PREDICTIONS_DROPPED.name, &labels, dropped);
+        }
+    }
+    page.family(&names::PREDICTIONS_IN_FLIGHT);
+    for model in &reading.models {
+        let labels = [("model", &*model.model)];
+        page.sample(names::PREDICTIONS_IN_FLIGHT.name, &labels, model.account.in_flight);
+    }
+    page.family(&names::PREDICTIONS_QUEUE_BYTES);
+    for model in &reading.models {
+        let labels = [("model", &*model.model)];
+        page.sample(names::PREDICTIONS_QUEUE_BYTES.name, &labels, model.queue_bytes);
+    }
+    page.single(&names::PREDICTIONS_WAL_BYTES, Some(reading.wal_bytes));
+    page.single(&names::PREDICTIONS_WRITABLE, Some(u8::from(reading.writable)));
+    page.single(&names::PREDICTIONS_FILES, Some(reading.files));
+    page.single(&names::PREDICTIONS_FILE_ROWS, Some(reading.file_rows));
+    page.single(&names::PREDICTIONS_RECOVERED, Some(reading.recovered_rows));
+    page.single(&names::PREDICTIONS_TORN, Some(reading.torn_bytes));
+    page.single(&names::PREDICTIONS_EXPIRED, Some(reading.expired_files));
+}

@@ -1,0 +1,75 @@
+"""Reads a prediction log with pandas, polars and DuckDB, and compares every value of every row with what was asked and answered.
+
+  same.py LOG EXPECTED.json: a list of {request_id, row, columns: {name: value}}; numbers that JSON lacks are "NaN", "Infinity", "-Infinity"
+"""
+import glob
+import json
+import math
+import sys
+
+import duckdb
+import pandas
+import polars
+
+root, expected = sys.argv[1], json.load(open(sys.argv[2]))
+files = sorted(glob.glob(f"{root}/log/v1/**/*.parquet", recursive=True))
+assert files, f"no files below {root}"
+
+
+def plain(value):
+    """A value as JSON has it, whoever read it."""
+    if hasattr(value, "to_list"):
+        value = value.to_list()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def own(file):
+    """The model whose file it is."""
+    return file.split("/model=")[1].split("/")[0]
+
+
+def with_pandas(model):
+    # As pyarrow gives it: pandas's own columns hold no null beside a whole number.
+    frames = [pandas.read_parquet(f, dtype_backend="pyarrow") for f in files if own(f) == model]
+    return [r for f in frames for r in f.to_dict("records")]
+
+
+def with_polars(model):
+    mine = [f for f in files if own(f) == model]
+    return [r for f in mine for r in polars.read_parquet(f, hive_partitioning=False).to_dicts()]
+
+
+def with_duckdb(model):
+    relation = duckdb.sql(
+        f"from read_parquet('{root}/log/v1/model={model}/**/*.parquet', union_by_name=true, hive_partitioning=true)"
+    )
+    names = relation.columns
+    assert {"model", "version", "date", "hour"} <= set(names), names
+    types = dict(zip(names, map(str, relation.types)))
+    assert types["ts"] == "TIMESTAMP WITH TIME ZONE" and types["hour"] == "BIGINT", types
+    return [dict(zip(names, row)) for row in relation.fetchall()]
+
+
+models = sorted({own(f) for f in files})
+for read in (with_pandas, with_polars, with_duckdb):
+    rows = [r for model in models for r in read(model)]
+    assert len(rows) == len(expected), f"{read.__name__}: {len(rows)} rows, expected {len(expected)}"
+    found = {(r["request_id"], r["row"]): r for r in rows}
+    compared = 0
+    for want in expected:
+        row = found[want["request_id"], want["row"]]
+        for name, value in want["columns"].items():
+            got = row[name]
+            got = None if got is pandas.NA else plain(got)
+            assert got == value and isinstance(got, bool) == isinstance(value, bool), (
+                f"{read.__name__}: {want['request_id']}: {name}: {got!r}, expected {value!r}"
+            )
+            compared += 1
+        assert row["ts"] is not None and row["total_us"] >= 0
+    print(f"{read.__name__[5:]}: {len(rows)} rows, {compared} values the same")
