@@ -1,5 +1,7 @@
 //! The composition root: configuration to rooms, rooms to a running server, and the way down again.
 
+pub mod log;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -175,6 +177,13 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, String> {
 
 /// Loads one model as a server would, and tells what was decided about it and why.
 pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
+    let manager = loaded(config, model)?;
+    let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
+    Ok(version.explanation.clone())
+}
+
+/// A manager that has loaded this one model.
+fn loaded(config: &Config, model: &str) -> Result<Manager, String> {
     let (cores, threads) = threads(config);
     let (mut options, _mirror) = mirrored(config)?;
     options.load = Load::Names(vec![model.to_owned()]);
@@ -186,8 +195,7 @@ pub fn explain(config: &Config, model: &str) -> Result<Value, String> {
     if !manager.wait_initial(EXPLAIN_LIMIT) {
         return Err(format!("model '{model}' did not load within {} s", EXPLAIN_LIMIT.as_secs()));
     }
-    let version = manager.table.load().resolve(model, "").map_err(|error| error.to_string())?;
-    Ok(version.explanation.clone())
+    Ok(manager)
 }
 
 /// What reads the object store, where models come from one.

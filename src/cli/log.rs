@@ -1,6 +1,7 @@
 //! `onnxd log`: reads the prediction log back, checks it, and puts its small files together.
 
 mod dump;
+mod explain;
 mod keep;
 mod progress;
 mod show;
@@ -57,6 +58,11 @@ enum Command {
         after_help = "Examples:\n  onnxd log verify\n  onnxd log verify --model wine --output json\n\nExit codes: 0 all of it holds, 1 the log cannot be read, 3 a file does not hold."
     )]
     Verify(keep::VerifyArgs),
+    /// Say which columns a model's log has, and why, and what would be written of a request
+    #[command(
+        after_help = "Examples:\n  onnxd log explain wine --models models\n  onnxd log explain wine --models models --request request.json\n\nThe request is one of POST /v2/models/MODEL/infer, as JSON. The model is loaded and run here; nothing is written."
+    )]
+    Explain(explain::Args),
     /// Put small files of closed hours together
     #[command(
         after_help = "Examples:\n  onnxd log compact --dry-run\n  onnxd log compact --model wine\n\nA server may write meanwhile, and others may read. Killed, it loses no row; the next compaction tidies up."
@@ -163,6 +169,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Stat(args) => show::stat(args),
         Command::Tail(args) => tail::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Verify(args) => keep::verify(args),
         Command::Compact(args) => keep::compact(args),
         Command::Erase(args) => sibling::run("onnxd-offline", &["log", "erase"], args),

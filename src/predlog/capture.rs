@@ -13,12 +13,13 @@ use tokio::sync::oneshot;
 
 use super::{
     cells::Predicted,
-    encode::Ids,
+    encode::{self, Anchor, Ids},
     options::{Mode, OnFull},
     record::{CacheUse, Lost, Record, Route, Texts},
     sampling::{self, Seen},
     store::{ModelLog, Shared},
     subject::Subject,
+    value,
 };
 use crate::{
     telemetry::{clock::now, predictions::Reason, stats::Spans},
@@ -135,6 +136,24 @@ impl VersionLog {
         };
         let log = self.clone();
         Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place, out: false }))
+    }
+
+    /// What the rows that wait would be written as, each as its columns' values; they are gone then.
+    ///
+    /// # Errors
+    /// They could not be made into columns.
+    pub fn preview(&self) -> Result<Vec<Vec<serde_json::Value>>, String> {
+        let mut records = Vec::new();
+        self.model.ring.take(&mut records);
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch = encode::encode(&records, &mut Ids::new(now().0), wall())?;
+        let value = |row| -> Result<Vec<serde_json::Value>, String> {
+            let columns = batch.columns().iter();
+            columns.map(|column| value::at(column, row).map(|value| value.json())).collect()
+        };
+        (0..batch.num_rows()).map(value).collect()
     }
 
     fn closed(&self) -> Error {
@@ -353,14 +372,18 @@ impl Waiting {
     }
 }
 
+/// What now is on the wall clock.
+pub fn wall() -> Anchor {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    Anchor { tick: now(), wall_us: i64::try_from(wall).unwrap_or(i64::MAX) }
+}
+
 /// An id for a request that brings none: like those of rows, so that it sorts by time.
 fn new_id() -> String {
     thread_local! {
         static IDS: RefCell<Ids> = RefCell::new(Ids::new(RandomState::new().hash_one(0)));
     }
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    let wall = i64::try_from(wall).unwrap_or(0);
-    IDS.with_borrow_mut(|ids| ids.next(wall).hyphenated().to_string())
+    IDS.with_borrow_mut(|ids| ids.next(wall().wall_us).hyphenated().to_string())
 }
 
 fn cut(text: &str) -> &str {

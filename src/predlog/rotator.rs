@@ -27,8 +27,6 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks at what is too old, and two accounts.
 const SWEEP: Duration = Duration::from_secs(60);
 const ACCOUNT: Duration = Duration::from_secs(10);
-/// A directory without segments is younger than this, perhaps, because its server is about to make one.
-const YOUNG: Duration = Duration::from_secs(60);
 
 pub struct Rotator {
     shared: Arc<Shared>,
@@ -141,7 +139,11 @@ impl Rotator {
         let Ok(folders) = fs::read_dir(paths::wal(&self.shared.place.root)) else { return };
         for folder in folders.flatten().map(|entry| entry.path()).filter(|path| *path != own) {
             // Held by whoever still writes there.
-            let Ok(lock) = File::open(folder.join("lock")) else { continue };
+            let Ok(lock) = File::open(folder.join("lock")) else {
+                // Empty, where somebody was killed while removing it; else it stays.
+                let _ = fs::remove_dir(folder);
+                continue;
+            };
             if lock.try_lock().is_err() {
                 continue;
             }
@@ -183,12 +185,8 @@ impl Rotator {
                 "rows of a server that did not end well are in the prediction log now"
             );
         }
-        let old = |path: &Path| {
-            let modified = fs::metadata(path).and_then(|data| data.modified()).ok();
-            modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > YOUNG)
-        };
-        if whole && (any || old(folder)) {
-            // What else lies there is the lock.
+        if whole {
+            // What else lies there is the lock, which we hold: whoever waits for it sees that it is gone, and makes another.
             let _ = fs::remove_file(folder.join("lock")).and_then(|()| fs::remove_dir(folder));
         }
     }

@@ -110,6 +110,8 @@ impl Shared {
 /// The log of this process.
 pub struct Logs {
     shared: Arc<Shared>,
+    /// Versions have a log whether or not it is on: for who only looks.
+    always: bool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -154,7 +156,9 @@ impl Logs {
     /// # Errors
     /// The key cannot be read.
     pub fn idle(options: &StoreOptions) -> Result<Logs, String> {
-        Logs::idle_on(options, Arc::new(Real))
+        let mut logs = Logs::idle_on(options, Arc::new(Real))?;
+        logs.always = true;
+        Ok(logs)
     }
 
     fn idle_on(options: &StoreOptions, disk: Arc<dyn Disk>) -> Result<Logs, String> {
@@ -175,7 +179,7 @@ impl Logs {
             writer: OnceLock::new(),
             numbers: Numbers::default(),
         });
-        Ok(Logs { shared, threads: Mutex::default() })
+        Ok(Logs { shared, always: false, threads: Mutex::default() })
     }
 
     /// The log of a version; `None` where its options say so.
@@ -187,10 +191,15 @@ impl Logs {
         subjected: Subjected<'_>,
         options: &LogOptions,
     ) -> Result<Option<Arc<VersionLog>>, String> {
-        if !options.enabled {
+        if !options.enabled && !self.always {
             return Ok(None);
         }
-        let subject = self.subject(&subjected, options).map_err(|error| format!("log.{error}"))?;
+        let subject = match self.subject(&subjected, options) {
+            Ok(subject) => subject,
+            // Looked at, and not to be logged: no reason not to load.
+            Err(_) if !options.enabled => return Ok(None),
+            Err(error) => return Err(format!("log.{error}")),
+        };
         let model = {
             let mut models = self.shared.models.lock();
             let new = || {

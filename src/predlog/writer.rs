@@ -5,7 +5,8 @@ use std::{
     collections::HashMap,
     fs::File,
     mem,
-    path::PathBuf,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -15,14 +16,15 @@ use crossbeam_channel::Sender;
 use tokio::sync::oneshot;
 
 use super::{
+    capture,
     disk::DiskFile,
-    encode::{Anchor, Ids, encode},
+    encode::{Ids, encode},
     record::{Lost, Record},
     store::{ModelLog, Shared},
     subject::Subject,
     wal,
 };
-use crate::telemetry::{clock::now, predictions::Reason};
+use crate::telemetry::predictions::Reason;
 
 /// Bytes of records that make one frame at most.
 const FRAME_BYTES: usize = 8 << 20;
@@ -162,7 +164,7 @@ impl Writer {
         {
             return Err(Reason::WalFull);
         }
-        let anchor = anchor();
+        let anchor = capture::wall();
         let key = Arc::as_ptr(&first.subject) as usize;
         let begins = !self.open.contains_key(&key);
         let footer = begins.then(|| first.subject.footer.text());
@@ -194,10 +196,7 @@ impl Writer {
     fn begin(&mut self, subject: &Arc<Subject>) -> std::io::Result<Open> {
         let place = &self.shared.place;
         if self.lock.is_none() {
-            std::fs::create_dir_all(place.wal())?;
-            let lock = File::create(place.wal().join("lock"))?;
-            lock.try_lock().map_err(std::io::Error::from)?;
-            self.lock = Some(lock);
+            self.lock = Some(locked(&place.wal())?);
         }
         let number = self.next;
         let path = place.segment(number);
@@ -318,6 +317,34 @@ impl Writer {
     }
 }
 
+/// How often a lock is tried for: whoever looks for what was left may hold it for a moment, or remove it.
+const LOCK_TRIES: usize = 20;
+
+/// Makes a directory of ours, and its lock, which stays ours for as long as the result lives.
+fn locked(folder: &Path) -> std::io::Result<File> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+    for _ in 0..LOCK_TRIES {
+        match try_to_lock(folder) {
+            Ok(lock) => return Ok(lock),
+            Err(error) => last = error,
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(last)
+}
+
+fn try_to_lock(folder: &Path) -> std::io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join("lock");
+    let lock = File::create(&path)?;
+    lock.try_lock().map_err(std::io::Error::from)?;
+    // Not one that was removed between the two.
+    match lock.metadata()?.ino() == std::fs::metadata(&path)?.ino() {
+        true => Ok(lock),
+        false => Err(std::io::Error::from(std::io::ErrorKind::WouldBlock)),
+    }
+}
+
 type Waiter = oneshot::Sender<Result<(), Lost>>;
 
 /// Lets answers go. Who has left meanwhile is not told.
@@ -325,9 +352,4 @@ fn notify(waiters: Vec<Waiter>, outcome: Result<(), Lost>) {
     for waiter in waiters {
         let _ = waiter.send(outcome);
     }
-}
-
-fn anchor() -> Anchor {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    Anchor { tick: now(), wall_us: i64::try_from(wall).unwrap_or(i64::MAX) }
 }

@@ -1,0 +1,136 @@
+//! From records in the ring to Parquet, for a table of 30 features: rows per second on one core, and bytes a row.
+
+use std::{collections::BTreeMap, fs, hint::black_box, io::Write, sync::Arc};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use onnxd::{
+    predlog::{
+        disk::Real,
+        encode::{Anchor, Ids, encode},
+        options::LogOptions,
+        record::{CacheUse, Record, Route, Texts},
+        rotate::{Origin, rotate},
+        subject::{Parts, Subject},
+        wal,
+    },
+    telemetry::stats::Spans,
+    types::{
+        datatype::Datatype,
+        model::{Dim, Signature, TensorSpec},
+        tensor::{Dims, Tensor},
+        time::Tick,
+    },
+};
+
+const FEATURES: usize = 30;
+const ROWS: usize = 100_000;
+/// Rows of a frame, as a busy server has them.
+const FRAME: usize = 3000;
+
+fn subject() -> Arc<Subject> {
+    let spec = |name: &str, datatype, dims: Vec<Dim>| TensorSpec {
+        name: name.into(),
+        datatype,
+        dims: Some(dims),
+        optional: false,
+        labels: None,
+    };
+    let batch = || Dim::Symbol("N".into());
+    let features = i64::try_from(FEATURES).expect("few");
+    let signature = Arc::new(Signature {
+        inputs: vec![spec("x", Datatype::Fp32, vec![batch(), Dim::Fixed(features)])],
+        outputs: vec![
+            spec("label", Datatype::Int64, vec![batch()]),
+            spec("probabilities", Datatype::Fp32, vec![batch(), Dim::Fixed(2)]),
+        ],
+        can_batch: true,
+    });
+    let names: Vec<String> = (0..FEATURES).map(|n| format!("f{n}")).collect();
+    let metadata = BTreeMap::from([("feature_names".to_owned(), names.join(","))]);
+    let subject = Subject::new(Parts {
+        model: &"bench".into(),
+        version: &"1".into(),
+        digest: "0000000000000000000000000000000000000000000000000000000000000000",
+        signature: &signature,
+        metadata: &metadata,
+        options: &LogOptions::default(),
+        device: "cpu".into(),
+        node: "node".into(),
+        key: None,
+    });
+    Arc::new(subject.expect("the options fit"))
+}
+
+fn records(subject: &Arc<Subject>, ids: &mut Ids) -> Vec<Record> {
+    let mut record = |n: usize| {
+        let mut record = Record {
+            subject: subject.clone(),
+            received: Tick(n as u64 * 30_000),
+            code: None,
+            spans: Spans::default(),
+            batch: Some((8, n as u64 / 8)),
+            cache: CacheUse::Bypass,
+            route: Route::default(),
+            protocol: "grpc",
+            rows: 1,
+            sample_p: 1.0,
+            texts: Texts {
+                request_id: ids.next(1_700_000_000_000_000).hyphenated().to_string().into(),
+                ..Texts::default()
+            },
+            tensors: (0..3).map(|_| None).collect(),
+            data: Vec::new(),
+            waiter: None,
+            charge: 0,
+        };
+        let mut float = || (ids.chance() >> 40) as f32 / 1e4;
+        let values: Vec<u8> = (0..FEATURES).flat_map(|_| float().to_le_bytes()).collect();
+        let score = float();
+        let scores = [score, 1.0 - score].iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<_>>();
+        let tensor = |datatype, dims: &[i64], data: Vec<u8>| Tensor {
+            datatype,
+            dims: Dims::from_slice(dims),
+            data: data.into(),
+        };
+        record.hold(0, &tensor(Datatype::Fp32, &[1, 30], values));
+        record.hold(1, &tensor(Datatype::Int64, &[1], ((n % 2) as i64).to_le_bytes().to_vec()));
+        record.hold(2, &tensor(Datatype::Fp32, &[1, 2], scores));
+        record
+    };
+    (0..ROWS).map(&mut record).collect()
+}
+
+fn write_ahead(records: &[Record], subject: &Subject, ids: &mut Ids) -> Vec<u8> {
+    let anchor = Anchor { tick: Tick(0), wall_us: 1_700_000_000_000_000 };
+    let mut bytes = Vec::new();
+    for (at, records) in records.chunks(FRAME).enumerate() {
+        let batch = encode(records, ids, anchor).expect("encoded");
+        let footer = (at == 0).then(|| subject.footer.text());
+        bytes.extend(wal::frame(&batch, footer.as_deref()).expect("framed"));
+    }
+    bytes
+}
+
+fn predlog(criterion: &mut Criterion) {
+    let (subject, mut ids) = (subject(), Ids::new(1));
+    let records = records(&subject, &mut ids);
+    let mut group = criterion.benchmark_group("predlog");
+    group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
+    group.bench_function("write ahead", |bencher| {
+        bencher.iter(|| black_box(write_ahead(&records, &subject, &mut ids)));
+    });
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let segment = home.path().join("0.wal");
+    let ahead = write_ahead(&records, &subject, &mut ids);
+    fs::File::create(&segment).and_then(|mut file| file.write_all(&ahead)).expect("written");
+    let origin = Origin { node: "node", boot: "boot", segment: 0 };
+    let to_parquet = || rotate(&Real, home.path(), &segment, origin).expect("rotated");
+    let files = to_parquet().files;
+    let bytes: u64 = files.iter().map(|file| fs::metadata(file).map_or(0, |data| data.len())).sum();
+    println!("bytes a row: {} ahead, {} in Parquet", ahead.len() / ROWS, bytes / ROWS as u64);
+    group.bench_function("to parquet", |bencher| bencher.iter(|| black_box(to_parquet())));
+    group.finish();
+}
+
+criterion_group!(benches, predlog);
+criterion_main!(benches);
