@@ -16,6 +16,7 @@ use super::{
     explain,
     job::Job,
     latency::{LONG_ENOUGH, Latency, OFFERED_WEIGHTS},
+    logged,
     manager::Deps,
     measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
@@ -33,7 +34,7 @@ use crate::{
         served::{OnPanic, Served, ServedParts, Sessions},
     },
     cache::store::Stores,
-    predlog::store::{Logs, Subjected},
+    predlog::store::Logs,
     runtime::{
         graph::Graph,
         options::{BackendChoice, SessionOptions},
@@ -218,7 +219,7 @@ impl Loader {
         let label: Arc<str> = job.number.to_string().into();
         let stats = Arc::new(VersionStats::new(&job.model, &label));
         let answers = Answers::decide(job, &opened, &self.stores);
-        let log = self.logs.attach(subjected(job, &label, &opened), &options.log)?;
+        let log = logged::attach(&self.logs, job, &label, &opened)?;
         let explanation = explain::explanation(&explain::Facts {
             job,
             opened: &opened,
@@ -245,7 +246,6 @@ impl Loader {
             on_panic: Some(self.on_panic(job)),
         });
         let (backend, platform) = names(opened.backend.name());
-        let timeout = options.default_timeout_ms;
         Ok(Arc::new(Version {
             model: job.model.clone(),
             number: job.number,
@@ -258,7 +258,7 @@ impl Loader {
             platform,
             backend,
             providers: opened.session.providers().to_vec(),
-            default_timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
+            default_timeout: Some(options.default_timeout()).filter(|timeout| !timeout.is_zero()),
             options: options.clone(),
             weight_bytes: opened.weights.saturating_mul(1 + replicas as u64),
             sha256: opened.sha256,
@@ -318,18 +318,6 @@ impl Loader {
             given += 1;
         }
         given
-    }
-}
-
-/// A version as its log has it.
-fn subjected<'a>(job: &'a Job, label: &'a Arc<str>, opened: &'a Opened) -> Subjected<'a> {
-    Subjected {
-        model: &job.model,
-        version: label,
-        digest: &opened.sha256,
-        signature: &opened.signature,
-        metadata: &opened.source.graph.metadata,
-        device: opened.session.device().map_or_else(|| "cpu".to_owned(), |d| d.to_string()),
     }
 }
 

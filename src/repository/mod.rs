@@ -17,6 +17,7 @@ mod latency;
 pub mod lifecycle;
 pub mod lifecycle_options;
 pub mod loader;
+pub mod logged;
 pub mod manager;
 pub mod manifest;
 pub mod measured;

@@ -1,6 +1,6 @@
 //! What a person can set about a model (`model.yaml`) and about the repository (the server's configuration).
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -395,6 +395,11 @@ impl ModelOptions {
         let mut merged = serde_json::to_value(base)?;
         overlay(&mut merged, &serde_json::to_value(self)?, present);
         serde_json::from_value(merged)
+    }
+
+    /// How long a request without a deadline of its own may take; zero: for ever.
+    pub fn default_timeout(&self) -> Duration {
+        Duration::from_millis(self.default_timeout_ms)
     }
 
     fn check(&self) -> Result<(), String> {

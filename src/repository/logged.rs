@@ -1,0 +1,30 @@
+//! A version's prediction log, by what is known of the version once it has opened.
+
+use std::sync::Arc;
+
+use super::{job::Job, loader::Opened};
+use crate::predlog::{
+    capture::VersionLog,
+    store::{Logs, Subjected},
+};
+
+/// The log of a version; `None` where it has none.
+///
+/// # Errors
+/// What `log` of its model.yaml says does not fit the model.
+pub fn attach(
+    logs: &Logs,
+    job: &Job,
+    label: &Arc<str>,
+    opened: &Opened,
+) -> Result<Option<Arc<VersionLog>>, String> {
+    let version = Subjected {
+        model: &job.model,
+        version: label,
+        digest: &opened.sha256,
+        signature: &opened.signature,
+        metadata: &opened.source.graph.metadata,
+        device: opened.session.device().unwrap_or("cpu").to_owned(),
+    };
+    logs.attach(version, &job.options.log)
+}
