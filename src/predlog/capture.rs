@@ -71,8 +71,6 @@ pub struct Entry {
     record: Record,
     inputs: SmallVec<[Option<Tensor>; 2]>,
     place: f64,
-    /// It is not going to be logged, as far as is known.
-    out: bool,
 }
 
 /// What the end of a row asks of the answer.
@@ -135,7 +133,7 @@ impl VersionLog {
             charge: 0,
         };
         let log = self.clone();
-        Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place, out: false }))
+        Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place }))
     }
 
     /// What the rows that wait would be written as, each as its columns' values; they are gone then.
@@ -164,16 +162,24 @@ impl VersionLog {
         )
     }
 
-    fn push(&self, record: Record) -> Result<(), (Record, Reason)> {
-        if self.shared.is_closing() {
-            return Err((record, Reason::Closed));
+    /// Takes room for a record of this charge; `put` must follow.
+    ///
+    /// # Errors
+    /// There is none: nothing is counted yet.
+    fn room(&self, charge: usize) -> Result<(), Reason> {
+        match self.shared.is_closing() {
+            true => Err(Reason::Closed),
+            false => self.model.ring.reserve(charge),
         }
+    }
+
+    /// Hands a record, for which there is room, to the writer.
+    fn put(&self, record: Record) {
         let waited_for = record.waiter.is_some();
-        self.model.ring.push(record)?;
+        self.model.ring.put(record);
         if waited_for || self.model.ring.presses() {
             self.shared.wake();
         }
-        Ok(())
     }
 }
 
@@ -200,7 +206,6 @@ impl Entry {
             let took = now().since(self.record.received);
             let p = sampling::probability(sampling, Seen { took, ..Seen::default() });
             if self.place >= p && p < 1.0 {
-                self.out = true;
                 return;
             }
         }
@@ -259,10 +264,6 @@ impl Entry {
         if p < 1.0 && self.place >= p {
             return Offered::Done;
         }
-        if self.out {
-            // It turned out otherwise after all; its outputs are gone.
-            self.out = false;
-        }
         self.pack_inputs();
         let Entry { log, mut record, .. } = *self;
         (record.code, record.spans, record.batch) = (ending.code, ending.spans, ending.batch);
@@ -289,16 +290,20 @@ fn offer(
     commit: Option<oneshot::Receiver<Result<(), Lost>>>,
 ) -> Offered {
     let options = &log.subject.options;
-    match log.push(record) {
-        Ok(()) => match commit {
-            Some(commit) => Offered::Waits(Waiting::Commit(log, commit)),
-            None => Offered::Done,
-        },
-        Err((record, reason)) => {
+    match log.room(record.charge) {
+        Ok(()) => {
+            log.put(record);
+            commit.map_or(Offered::Done, |commit| Offered::Waits(Waiting::Commit(log, commit)))
+        }
+        Err(reason) => {
             let waits = options.mode == Mode::Backpressure && answered && reason != Reason::Closed;
             if waits && options.max_wait_ms > 0 {
                 let until = now().after(Duration::from_millis(options.max_wait_ms));
-                return Offered::Waits(Waiting::Room(Held { log, record: Some(record), until }));
+                return Offered::Waits(Waiting::Room(Held {
+                    log,
+                    record: Some(Box::new(record)),
+                    until,
+                }));
             }
             log.model.ring.refuse(record.rows, reason);
             let rejects = options.mode == Mode::Backpressure && options.on_full == OnFull::Reject;
@@ -323,7 +328,7 @@ pub enum Waiting {
 /// A row without room, counted as dropped where nobody waits for it any more.
 pub struct Held {
     log: Arc<VersionLog>,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     until: Tick,
 }
 
@@ -339,10 +344,12 @@ impl Held {
     async fn wait(mut self) -> Result<(), Error> {
         while now() < self.until {
             tokio::time::sleep(ROOM).await;
-            let Some(record) = self.record.take() else { return Ok(()) };
-            match self.log.push(record) {
-                Ok(()) => return Ok(()),
-                Err((record, _)) => self.record = Some(record),
+            let charge = self.record.as_ref().map_or(0, |record| record.charge);
+            if self.log.room(charge).is_ok() {
+                if let Some(record) = self.record.take() {
+                    self.log.put(*record);
+                }
+                return Ok(());
             }
         }
         match self.log.subject.options.on_full {

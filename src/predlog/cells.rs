@@ -54,7 +54,7 @@ impl<'a> Part<'a> {
 }
 
 impl<'a> Row<'a, '_> {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.part.per
     }
 
@@ -146,7 +146,7 @@ impl<'a> Row<'a, '_> {
 
     /// The largest of its floats and its place; `None` where there is none but NaN.
     fn best(&self) -> Option<(usize, f64)> {
-        let all = (0..self.len()).map(|at| (at, self.double(at)));
+        let all = (0..self.count()).map(|at| (at, self.double(at)));
         // Of equal ones the first, as argmax has it.
         all.filter(|(_, score)| !score.is_nan()).reduce(|a, b| if b.1 > a.1 { b } else { a })
     }
@@ -174,14 +174,14 @@ impl<'a> Predicted<'a> {
     pub fn label(&self, row: usize) -> Option<String> {
         let part = self.label.as_ref()?.row(row);
         match self.names {
-            None => (part.len() > 0).then(|| part.text(0)),
+            None => (part.count() > 0).then(|| part.text(0)),
             Some(names) => part.best().and_then(|(at, _)| names.get(at).cloned()),
         }
     }
 
     pub fn score(&self, row: usize) -> Option<f64> {
         let part = self.score.as_ref()?.row(row);
-        match part.len() {
+        match part.count() {
             1 => Some(part.double(0)),
             _ => part.best().map(|(_, score)| score),
         }

@@ -495,7 +495,7 @@ impl Found<'_> {
         match named.find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => {
-                let own: Vec<&str> = self.columns[..].iter().map(|column| &*column.name).collect();
+                let own: Vec<&str> = self.columns.iter().map(|column| &*column.name).collect();
                 let own: Vec<&str> = own
                     .into_iter()
                     .filter(|n| n.starts_with("in_") || n.starts_with("out_"))

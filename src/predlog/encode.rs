@@ -278,7 +278,7 @@ impl<'a> Encoding<'a> {
         macro_rules! column {
             ($builder:expr, $read:expr) => {{
                 let mut values = $builder;
-                self.rows_of(tensor, |row| match row.filter(|row| at < row.len()) {
+                self.rows_of(tensor, |row| match row.filter(|row| at < row.count()) {
                     Some(row) => values.append_value($read(&row, at)),
                     None => values.append_null(),
                 });
@@ -313,7 +313,7 @@ impl<'a> Encoding<'a> {
                 let mut lists = ListBuilder::new($builder).with_field(schema::element(scalar));
                 self.rows_of(cells.tensor, |row| match row.filter(|row| row.bytes() <= most) {
                     Some(row) => {
-                        for at in 0..row.len() {
+                        for at in 0..row.count() {
                             lists.values().append_value($read(&row, at));
                         }
                         lists.append(true);

@@ -90,28 +90,31 @@ impl Ring {
         self.bytes() > self.most.load(Ordering::Relaxed) / 2
     }
 
-    /// Puts a record in, where there is room.
+    /// Takes room for a record of this charge, which `put` must follow.
     ///
     /// # Errors
-    /// The record as it was, uncounted, and what was full.
-    pub fn push(&self, record: Record) -> Result<(), (Record, Reason)> {
-        let charge = record.charge;
+    /// What was full; nothing is counted.
+    pub fn reserve(&self, charge: usize) -> Result<(), Reason> {
         let held = self.bytes.fetch_add(charge, Ordering::Relaxed).saturating_add(charge);
         if held > self.most.load(Ordering::Relaxed) {
             self.bytes.fetch_sub(charge, Ordering::Relaxed);
-            return Err((record, Reason::Full));
+            return Err(Reason::Full);
         }
         let all = self.memory.bytes.fetch_add(charge, Ordering::Relaxed).saturating_add(charge);
         if all > self.memory.most {
             self.release(charge);
-            return Err((record, Reason::Memory));
+            return Err(Reason::Memory);
         }
+        Ok(())
+    }
+
+    /// Puts a record in, for which there is room.
+    pub fn put(&self, record: Record) {
         let mut lane = self.lane();
         let rows = record.rows as u64;
         lane.received += rows;
         lane.waiting += rows;
         lane.queue.push(record);
-        Ok(())
     }
 
     /// Counts a record that was not put in.

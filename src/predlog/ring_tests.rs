@@ -8,6 +8,10 @@ use crate::predlog::{
     testing::{bare, classifier, subject},
 };
 
+fn push(ring: &Ring, record: Record) -> Result<(), Reason> {
+    ring.reserve(record.charge).map(|()| ring.put(record))
+}
+
 #[test]
 fn what_does_not_fit_comes_back_uncounted() {
     let subject = subject(&classifier(), &LogOptions::default());
@@ -15,13 +19,12 @@ fn what_does_not_fit_comes_back_uncounted() {
     let memory = Memory::new(3 * one);
     let (first, second) = (Ring::new(2 * one, memory.clone()), Ring::new(8 * one, memory.clone()));
     for _ in 0..2 {
-        first.push(bare(&subject, "a", 1)).map_err(|_| ()).expect("room");
+        push(&first, bare(&subject, "a", 1)).expect("room");
     }
-    let (record, reason) = first.push(bare(&subject, "b", 1)).err().expect("full");
-    assert_eq!((reason, first.account().received), (Reason::Full, 2));
-    second.push(record).map_err(|_| ()).expect("another model has room");
-    let (_, reason) = second.push(bare(&subject, "c", 1)).err().expect("full");
-    assert_eq!(reason, Reason::Memory);
+    assert_eq!(push(&first, bare(&subject, "b", 1)), Err(Reason::Full));
+    assert_eq!(first.account().received, 2);
+    push(&second, bare(&subject, "b", 1)).expect("another model has room");
+    assert_eq!(push(&second, bare(&subject, "c", 1)), Err(Reason::Memory));
     let mut taken = Vec::new();
     first.take(&mut taken);
     assert_eq!(taken.len(), 2);
@@ -42,8 +45,9 @@ fn received_is_written_and_dropped_and_in_flight_at_every_moment() {
             .map(|_| {
                 scope.spawn(|| {
                     for n in 0..20_000 {
-                        if let Err((record, reason)) = ring.push(bare(&subject, "a", 1 + n % 3)) {
-                            ring.refuse(record.rows, reason);
+                        let rows = 1 + n % 3;
+                        if let Err(reason) = push(&ring, bare(&subject, "a", rows)) {
+                            ring.refuse(rows, reason);
                         }
                     }
                 })

@@ -90,7 +90,7 @@ pub fn rotate(
     let mut frames = Segment::open(segment).map_err(failed)?;
     let mut rotated = Rotated::default();
     let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
-    while let Some(batch) = frames.next().map_err(failed)? {
+    while let Some(batch) = frames.read().map_err(failed)? {
         let Some(footer) = frames.footer() else { break };
         rotated.rows += batch.num_rows() as u64;
         for (hour, rows) in by_hour(&batch)? {

@@ -68,7 +68,7 @@ impl Segment {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<RecordBatch>> {
+    pub fn read(&mut self) -> io::Result<Option<RecordBatch>> {
         if self.torn > 0 || self.left == 0 {
             return Ok(None);
         }
@@ -122,7 +122,7 @@ impl Segment {
         self.footer.as_ref()
     }
 
-    /// Bytes at the end that are no whole frame; known once `next` has given `None`.
+    /// Bytes at the end that are no whole frame; known once `read` has given `None`.
     pub fn torn(&self) -> u64 {
         self.torn
     }

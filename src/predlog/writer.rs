@@ -142,10 +142,7 @@ impl Writer {
         let waiters: Vec<_> =
             records.iter_mut().filter_map(|record| record.waiter.take()).collect();
         match self.append(records) {
-            Ok(segment) if waiters.is_empty() => {
-                let _ = segment;
-                model.ring.wrote(rows, bytes);
-            }
+            Ok(_) if waiters.is_empty() => model.ring.wrote(rows, bytes),
             Ok(segment) => {
                 let model = model.clone();
                 self.commits.push(Commit { model, segment, rows, bytes, waiters });
@@ -202,10 +199,9 @@ impl Writer {
         let path = place.segment(number);
         let file = place.disk.create(&path)?;
         self.next += 1;
-        for folder in [Some(place.wal().as_path()), place.wal().parent(), Some(&place.root)] {
-            if let Some(folder) = folder {
-                place.disk.sync_dir(folder)?;
-            }
+        let wal = place.wal();
+        for folder in [Some(&*wal), wal.parent(), Some(&*place.root)].into_iter().flatten() {
+            place.disk.sync_dir(folder)?;
         }
         let (subject, since) = (subject.clone(), Instant::now());
         Ok(Open { subject, file, path, number, bytes: 0, synced: 0, since })
