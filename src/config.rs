@@ -16,7 +16,7 @@ use crate::{
     repository::{
         lifecycle_options::LifecycleOptions,
         options::{Defaults, Load, Options, Readiness, explain, explain_quietly, parse_yaml},
-        remote_options::StoreOptions,
+        remote_options::RemoteOptions,
     },
     serving::regions::RegionOptions,
     telemetry::{logs::LogOptions, prometheus::MetricsOptions, trace::TraceOptions},
@@ -32,7 +32,7 @@ pub struct Config {
     /// object store (`s3://`, `gs://`, `az://`, and `https://` with an index). Default: `models`.
     pub models: PathBuf,
     /// How an object store is read and mirrored.
-    pub store: StoreOptions,
+    pub store: RemoteOptions,
     /// Which models are loaded at start: `all` (default), `none`, or names separated by commas.
     pub load: Load,
     /// When the server calls itself ready: `strict` (default) once every wanted model serves, so that an orchestrator
@@ -137,7 +137,7 @@ impl Default for Config {
         let port = |port| Address::Tcp(format!("127.0.0.1:{port}"));
         Config {
             models: repository.models,
-            store: StoreOptions::default(),
+            store: RemoteOptions::default(),
             load: repository.load,
             readiness: repository.readiness,
             load_threads: repository.load_threads,

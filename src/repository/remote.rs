@@ -17,7 +17,7 @@ use super::{
     mirror::Mirror,
     remote_fetch::{self, Fetch, Trouble},
     remote_list::Listed,
-    remote_options::StoreOptions,
+    remote_options::RemoteOptions,
     remote_plan::{Job, Mirrored, Plan, Planner},
     remote_source::{Source, shown},
     remote_status::StoreStatus,
@@ -37,7 +37,7 @@ pub struct Syncer {
     mirror: Mirror,
     state: Mirrored,
     planner: Planner,
-    options: StoreOptions,
+    options: RemoteOptions,
     status: Arc<StoreStatus>,
     /// Times of listings are counted from here.
     start: Instant,
@@ -60,7 +60,7 @@ impl Syncer {
     /// without a manifest must be listed unchanged.
     pub fn open(
         url: &str,
-        options: &StoreOptions,
+        options: &RemoteOptions,
         state: Option<&Path>,
         settle: Duration,
     ) -> Result<Syncer, String> {
@@ -283,7 +283,7 @@ impl Syncer {
 }
 
 /// Where the mirror of a URL lies.
-fn place(url: &str, options: &StoreOptions, state: Option<&Path>) -> Result<PathBuf, String> {
+fn place(url: &str, options: &RemoteOptions, state: Option<&Path>) -> Result<PathBuf, String> {
     if !options.mirror.as_os_str().is_empty() {
         return Ok(options.mirror.clone());
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// `store:` of the server's configuration: only for a `models` that is a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct StoreOptions {
+pub struct RemoteOptions {
     /// Directory for the copy that is served, of one repository and one server. Empty (default): one for each URL, in
     /// `mirrors` of the state directory, else of the user's cache directory.
     pub mirror: PathBuf,
@@ -24,7 +24,7 @@ pub struct StoreOptions {
     pub newest: usize,
 }
 
-impl StoreOptions {
+impl RemoteOptions {
     /// What is wrong with these options, if anything.
     pub fn check(&self) -> Result<(), String> {
         let numbers = [
@@ -39,9 +39,9 @@ impl StoreOptions {
     }
 }
 
-impl Default for StoreOptions {
+impl Default for RemoteOptions {
     fn default() -> Self {
-        StoreOptions {
+        RemoteOptions {
             mirror: PathBuf::new(),
             poll_ms: 30_000,
             timeout_ms: 10_000,
