@@ -366,7 +366,10 @@ impl Found<'_> {
         let (source, optional) = (Source::Meta(meta), nullable);
         match &rule {
             Rule::Keep => {}
-            Rule::Drop if nullable => return Ok(self.absent(name, DROPPED)),
+            Rule::Drop if nullable => {
+                self.absent(name, DROPPED);
+                return Ok(());
+            }
             Rule::Drop if exact.is_none() => {
                 // A pattern means what a model's rows have, not what every row needs.
                 let column = Column { name: name.into(), kind, nullable, source, rule: Rule::Keep };
@@ -383,7 +386,8 @@ impl Found<'_> {
             }
         }
         if optional && !self.is_listed(name) {
-            return Ok(self.absent(name, UNLISTED));
+            self.absent(name, UNLISTED);
+            return Ok(());
         }
         self.columns.push(Column { name: name.into(), kind, nullable, source, rule });
         Ok(())
