@@ -394,28 +394,54 @@ impl Pending<'_> {
                 .await
                 .map_err(|_| run::expired()),
         };
-        let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
-        if let (Some(entry), Ok((response, _))) = (&mut passage.entry, &answer) {
-            entry.answered(&response.outputs);
+        let rest = Rest { id, wanted, rows, outgoing, kept, deadline };
+        match conclude(passage, reply, rest) {
+            Ok(answer) => answer,
+            Err(later) => later.await,
         }
-        let mut answer = answer.and_then(|(mut response, spent)| {
-            if let Some(outgoing) = outgoing {
-                outgoing.scatter(&mut response)?;
-            }
-            passage.engine.budget.outputs(&mut response)?;
-            Ok((response, spent))
-        });
-        if let Ok((_, spent)) = &answer
-            && let Some(waiting) = passage.log(*spent)
-            && let Err(error) = Box::pin(waiting.wait(deadline)).await
-        {
-            answer = Err(error);
+    }
+}
+
+/// What it takes to make an answer of a reply.
+struct Rest {
+    id: Text,
+    wanted: Wanted,
+    rows: usize,
+    outgoing: Option<Box<Outgoing>>,
+    /// What it took to find it in the cache, where it was there.
+    kept: Option<Duration>,
+    deadline: Option<Tick>,
+}
+
+/// The answer; or where it has to wait for its row in the prediction log, a value of its own, so that nobody else's future is
+/// larger for it.
+fn conclude<'a>(
+    mut passage: Passage<'a>,
+    reply: Result<Reply, Error>,
+    rest: Rest,
+) -> Result<Result<InferResponse, Error>, Later<'a>> {
+    let Rest { id, wanted, rows, outgoing, kept, deadline } = rest;
+    let answer = reply.and_then(|reply| respond(&passage.version, id, wanted, reply));
+    if let (Some(entry), Ok((response, _))) = (&mut passage.entry, &answer) {
+        entry.answered(&response.outputs);
+    }
+    let answer = answer.and_then(|(mut response, spent)| {
+        if let Some(outgoing) = outgoing {
+            outgoing.scatter(&mut response)?;
         }
-        match (&answer, kept) {
-            (Ok(_), Some(lookup)) => passage.finish_kept(rows, lookup),
-            _ => passage.finish(answer.as_ref().map(|(_, spent)| (rows, *spent))),
-        }
-        answer.map(|(response, _)| response)
+        passage.engine.budget.outputs(&mut response)?;
+        Ok((response, spent))
+    });
+    let waiting = match &answer {
+        Ok((_, spent)) => passage.log(*spent),
+        Err(_) => None,
+    };
+    match waiting {
+        None => Ok(passage.end(answer, rows, kept)),
+        Some(waiting) => Err(Box::pin(async move {
+            let logged = waiting.wait(deadline).await;
+            passage.end(logged.and(answer), rows, kept)
+        })),
     }
 }
 
@@ -504,6 +530,20 @@ impl Passage<'_> {
         self.version.stats.answered_from_cache(rows, total, lookup);
         let spans = Spans { total, ..Spans::default() };
         request::note(|known| known.answered(rows, spans));
+    }
+
+    /// Counts the answer as what it is.
+    fn end(
+        mut self,
+        answer: Result<(InferResponse, Spent), Error>,
+        rows: usize,
+        kept: Option<Duration>,
+    ) -> Result<InferResponse, Error> {
+        match (&answer, kept) {
+            (Ok(_), Some(lookup)) => self.finish_kept(rows, lookup),
+            _ => self.finish(answer.as_ref().map(|(_, spent)| (rows, *spent))),
+        }
+        answer.map(|(response, _)| response)
     }
 
     fn finish(&mut self, outcome: Result<(usize, Spent), &Error>) {
