@@ -40,7 +40,7 @@ pub struct Cli {
 enum Command {
     Labels(labels::Args),
     Dataset(dataset::Args),
-    Replay(replay::Args),
+    Replay(Box<replay::Args>),
     Log(erase::Args),
 }
 

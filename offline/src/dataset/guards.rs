@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn binary(n: usize) -> (String, Option<f64>) {
-        let is = n % 3 == 0;
+        let is = n.is_multiple_of(3);
         (is.to_string(), Some(f64::from(u8::from(is))))
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let copies = guard(|n| Value::Double(binary(n).1.unwrap_or(0.0) * 2.0 - 5.0), binary);
         assert!(copies[0].why.contains("correlation"), "{copies:?}");
         let ranks = guard(
-            |n| Value::Float(noise(n) as f32 + if n % 3 == 0 { 1e9 } else { 0.0 }),
+            |n| Value::Float(noise(n) as f32 + if n.is_multiple_of(3) { 1e9 } else { 0.0 }),
             |n| (binary(n).0, None),
         );
         assert!(ranks[0].why.contains("AUC"), "{ranks:?}");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arrow_array::{Array, Int32Array, RecordBatch};
+use arrow_array::{Int32Array, RecordBatch};
 use onnxd::predlog::{
     reader::{Filter, LogFile, Opened, ReadError, failed, rows, times},
     stat::Spread,

@@ -30,10 +30,15 @@ fn feature(n: usize, at: usize) -> f32 {
     (MEANS[at] * (0.5 + noise as f64 / (1 << 24) as f64)) as f32
 }
 
+/// The example model's first version, in this process.
+pub fn first() -> Local {
+    let settings = Settings { models: models().to_str().map(str::to_owned), ..Settings::default() };
+    Local::open(&settings, "wine", Some(1)).expect("the example model opens")
+}
+
 /// Writes a log of `count` rows, with what version 1 answers.
 pub fn write(root: &Path, count: usize) {
-    let settings = Settings { models: models().to_str().map(str::to_owned), ..Settings::default() };
-    let mut local = Local::open(&settings, "wine", Some(1)).expect("the example model opens");
+    let mut local = first();
     let (mut labels, mut shares): (Vec<i64>, Vec<Vec<Option<f32>>>) = (Vec::new(), Vec::new());
     for n in 0..count {
         let data: Vec<f32> = (0..13).map(|at| feature(n, at)).collect();
