@@ -45,6 +45,7 @@ fn serve_has_the_flags_that_tools_rely_on() {
         "http",
         "load",
         "log-format",
+        "mirror",
         "models",
         "onnxruntime-lib",
         "operator",
@@ -145,6 +146,45 @@ fn completions_complete() {
     assert_eq!(lines[1..], ["--onnxruntime-lib", "completions"], "{}", ended.stdout);
 }
 
+/// What follows `onnxd` in the name of a page.
+const PAGES: [&str; 35] = [
+    "-check",
+    "-completions",
+    "-dataset",
+    "-explain",
+    "-health",
+    "-key",
+    "-labels",
+    "-loadtest",
+    "-log-compact",
+    "-log-dump",
+    "-log-erase",
+    "-log-explain",
+    "-log-ls",
+    "-log-stat",
+    "-log-tail",
+    "-log-verify",
+    "-log",
+    "-man",
+    "-models-load",
+    "-models-ls",
+    "-models-rescan",
+    "-models-unload",
+    "-models",
+    "-replay",
+    "-rollout-clear",
+    "-rollout-history",
+    "-rollout-pause",
+    "-rollout-promote",
+    "-rollout-resume",
+    "-rollout-rollback",
+    "-rollout-set",
+    "-rollout-status",
+    "-rollout",
+    "-serve",
+    "",
+];
+
 #[test]
 fn the_manual_has_a_page_for_every_command() {
     let home = tempfile::tempdir().expect("a temporary directory");
@@ -156,43 +196,7 @@ fn the_manual_has_a_page_for_every_command() {
         .map(|page| page.expect("a page").file_name().to_string_lossy().into_owned())
         .collect();
     pages.sort_unstable();
-    let expected = [
-        "-check",
-        "-completions",
-        "-dataset",
-        "-explain",
-        "-health",
-        "-key",
-        "-labels",
-        "-loadtest",
-        "-log-compact",
-        "-log-dump",
-        "-log-erase",
-        "-log-ls",
-        "-log-stat",
-        "-log-tail",
-        "-log-verify",
-        "-log",
-        "-man",
-        "-models-load",
-        "-models-ls",
-        "-models-rescan",
-        "-models-unload",
-        "-models",
-        "-replay",
-        "-rollout-clear",
-        "-rollout-history",
-        "-rollout-pause",
-        "-rollout-promote",
-        "-rollout-resume",
-        "-rollout-rollback",
-        "-rollout-set",
-        "-rollout-status",
-        "-rollout",
-        "-serve",
-        "",
-    ];
-    assert_eq!(pages, expected.map(|name| format!("onnxd{name}.1")));
+    assert_eq!(pages, PAGES.map(|name| format!("onnxd{name}.1")));
     assert_eq!(
         run(&["man"]).stdout.trim(),
         fs::read_to_string(dir.join("onnxd.1")).expect("a page").trim()
