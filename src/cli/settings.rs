@@ -29,7 +29,7 @@ pub struct Settings {
     /// (s3://, gs://, az://, https://) [default: models]
     #[arg(long, value_name = "DIR|URL")]
     pub models: Option<String>,
-    /// Where the copy of an object store's models is kept [default: in --state, else in the user's cache directory]
+    /// Where the copy of an object store's models is kept [default: in the state directory, else in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     pub mirror: Option<String>,
     /// Which models are loaded at start: all, none, or names [default: all]
