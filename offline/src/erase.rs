@@ -14,7 +14,7 @@ use onnxd::predlog::{
     digest,
     export::properties,
     labels::store::Store,
-    paths,
+    layout,
     reader::{Filter, Log, Opened, ReadError, failed},
 };
 use parquet::arrow::ArrowWriter;
@@ -170,7 +170,7 @@ pub fn erase(request: &Request, mut seen: impl FnMut(usize)) -> Result<Evidence,
         labels,
         tainted_datasets,
         versions: versions.into_iter().collect(),
-        wal_segments: segments(&paths::wal(&log.root)),
+        wal_segments: segments(&layout::wal(&log.root)),
     };
     if !request.dry_run {
         keep(&log.root, &evidence)?;

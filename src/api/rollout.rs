@@ -8,6 +8,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     http::StatusCode,
 };
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -106,7 +107,7 @@ pub async fn step(
     after.change = Some(Change {
         action: asked.step.name().into(),
         by: by(&who, &asked.by),
-        at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        at: DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Secs, true),
         why: asked.why,
     });
     let after = Arc::new(after);

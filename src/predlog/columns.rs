@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    footer::Role,
     options::{Large, Layout, LogOptions},
     redact::{self, Rule},
 };
@@ -194,18 +195,18 @@ pub struct Column {
 
 impl Column {
     /// What it is to whoever learns from the log: `meta`, `feature` or `prediction`.
-    pub fn role(&self, inputs: usize) -> &'static str {
+    pub fn role(&self, inputs: usize) -> Role {
         match self.source {
-            Source::Meta(_) => "meta",
-            Source::PredLabel | Source::PredScore => "prediction",
+            Source::Meta(_) => Role::Meta,
+            Source::PredLabel | Source::PredScore => Role::Prediction,
             Source::Element { tensor, .. }
             | Source::Whole { tensor }
             | Source::Shape { tensor }
             | Source::Digest { tensor } => {
                 if tensor < inputs {
-                    "feature"
+                    Role::Feature
                 } else {
-                    "prediction"
+                    Role::Prediction
                 }
             }
         }

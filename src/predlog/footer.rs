@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The footer's key.
-pub const KEY: &str = super::schema::FOOTER;
+/// The footer's key: its value is a `LogSchema` as JSON.
+pub const KEY: &str = "serving.log.schema";
+
+/// The format of footer and layout.
+pub const FORMAT: u32 = 1;
 
 /// What a column is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +21,10 @@ pub enum Role {
 }
 
 /// Which side of a tensor a column holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Its elements, or one of them.
-    #[default]
     Value,
     /// Its dimensions, where the signature leaves them open.
     Shape,
@@ -37,6 +39,9 @@ pub enum Part {
 pub struct ColumnRole {
     pub name: String,
     pub role: Role,
+    /// As in `list<float>`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
     /// The tensor that it comes from, by the signature's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
@@ -46,8 +51,9 @@ pub struct ColumnRole {
     /// The tensor's datatype in the protocol (`FP16` is a float column).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datatype: Option<String>,
-    #[serde(default)]
-    pub part: Part,
+    /// Of that tensor; none where it comes from none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What was done to its values (`hash`, `round`, …), where something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redaction: Option<String>,
@@ -58,16 +64,20 @@ pub struct ColumnRole {
 pub struct LogSchema {
     /// Of this text: 1.
     pub format: u32,
-    pub schema_id: String,
     pub model: String,
     pub version: String,
-    /// `table` (a row an instance) or `tensor` (a row a request).
-    pub layout: String,
     /// SHA-256 of the version's files.
     #[serde(default)]
     pub model_digest: String,
     /// SHA-256 of the signature that the columns come from.
     pub signature_digest: String,
+    /// What the columns are: equal for files with equal ones.
+    pub schema_id: String,
+    /// What was redacted: equal for equal rules.
+    #[serde(default)]
+    pub redaction_rev: i32,
+    /// `table` (a row an instance) or `tensor` (a row a request).
+    pub layout: String,
     pub columns: Vec<ColumnRole>,
 }
 
@@ -77,12 +87,14 @@ impl LogSchema {
         let schema: LogSchema = serde_json::from_str(text)
             .map_err(|error| format!("{KEY} is not readable: {error}"))?;
         match schema.format {
-            1 => Ok(schema),
+            FORMAT => Ok(schema),
             other => Err(format!("{KEY} has format {other}, and this program knows format 1")),
         }
     }
 
-    pub fn to_text(&self) -> String {
+    /// As it stands in a file.
+    pub fn text(&self) -> String {
+        // Plain values: this cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 

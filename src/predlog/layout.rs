@@ -4,10 +4,36 @@ use std::path::{Component, Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, Timelike};
 
-use super::paths::{HOUR_US, encode};
-
 /// Below the log's root.
 pub const LOG_DIR: &str = "log/v1";
+
+/// Microseconds of an hour.
+pub const HOUR_US: i64 = 3_600_000_000;
+
+/// Where the rows of all models lie.
+pub fn log(root: &Path) -> PathBuf {
+    root.join(LOG_DIR)
+}
+
+/// Where everything of one model lies.
+pub fn versions(root: &Path, model: &str) -> PathBuf {
+    log(root).join(format!("model={}", encode(model)))
+}
+
+/// Where write-ahead logs lie, a directory for each start of a server. Readers skip what begins with `_`.
+pub fn wal(root: &Path) -> PathBuf {
+    root.join("_wal")
+}
+
+/// Where each start of a server accounts for its rows.
+pub fn manifests(root: &Path) -> PathBuf {
+    root.join("_manifest")
+}
+
+/// A file of rows. The name tells who wrote it, so that what is written again after a crash has the same one.
+pub fn part(node: &str, boot: &str, segment: u64) -> String {
+    format!("part-{node}-{boot}-{segment}.parquet")
+}
 
 /// Which partition a row is in: its model, version and the UTC hour in which it was received.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +110,21 @@ pub fn is_part(name: &str) -> bool {
         && !name.starts_with(['.', '_'])
 }
 
-/// What `paths::encode` made; `None` where the text is not well formed.
+/// As URLs have it, so that any name is a name of a directory.
+pub fn encode(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' | b'.' | b'~' => {
+                text.push(char::from(byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// What `encode` made; `None` where the text is not well formed.
 pub fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -13,7 +13,6 @@ pub mod footer;
 pub mod labels;
 pub mod layout;
 pub mod options;
-pub mod paths;
 pub mod reader;
 pub mod record;
 pub mod redact;

@@ -14,7 +14,7 @@ use super::{
     verify,
 };
 
-const HOUR: i64 = super::paths::HOUR_US;
+const HOUR: i64 = super::layout::HOUR_US;
 
 /// Two files of nine o'clock, one of ten, one of another version.
 fn log() -> (TempDir, Log) {

@@ -2,7 +2,7 @@
 //! whole or not at all.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,8 +24,8 @@ use parquet::{
 use super::{
     columns::META,
     disk::{Disk, DiskFile},
-    paths::{self, HOUR_US},
-    schema::{FOOTER, Footer},
+    footer::{self, LogSchema},
+    layout::{self, HOUR_US, Partition},
     wal::Segment,
 };
 
@@ -94,7 +94,10 @@ pub fn rotate(
         let Some(footer) = frames.footer() else { break };
         rotated.rows += batch.num_rows() as u64;
         for (hour, rows) in by_hour(&batch)? {
-            let own = hours.entry(hour).or_insert_with(|| Hour::new(root, footer, hour, origin));
+            let own = match hours.entry(hour) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Hour::new(root, footer, hour, origin)?),
+            };
             own.add(disk, rows, footer)?;
         }
     }
@@ -142,20 +145,27 @@ struct Hour {
 }
 
 impl Hour {
-    fn new(root: &Path, footer: &Footer, hour: i64, origin: Origin<'_>) -> Hour {
-        let folder = paths::partition(root, &footer.model, &footer.version, hour);
-        let name = paths::part(origin.node, origin.boot, origin.segment);
-        Hour {
+    fn new(root: &Path, footer: &LogSchema, hour: i64, origin: Origin<'_>) -> Result<Hour, String> {
+        let partition = Partition::of(&footer.model, &footer.version, hour.saturating_mul(HOUR_US));
+        let partition = partition.ok_or("rows of an hour that is beyond the calendar")?;
+        let folder = layout::log(root).join(partition.dir());
+        let name = layout::part(origin.node, origin.boot, origin.segment);
+        Ok(Hour {
             temporary: folder.join(format!(".{name}.tmp")),
             path: folder.join(name),
             waiting: Vec::new(),
             rows: 0,
             bytes: 0,
             writer: None,
-        }
+        })
     }
 
-    fn add(&mut self, disk: &dyn Disk, rows: RecordBatch, footer: &Footer) -> Result<(), String> {
+    fn add(
+        &mut self,
+        disk: &dyn Disk,
+        rows: RecordBatch,
+        footer: &LogSchema,
+    ) -> Result<(), String> {
         self.rows += rows.num_rows();
         self.bytes += rows.get_array_memory_size();
         self.waiting.push(rows);
@@ -166,7 +176,7 @@ impl Hour {
     }
 
     /// Writes what waits as one row group.
-    fn group(&mut self, disk: &dyn Disk, footer: &Footer) -> Result<(), String> {
+    fn group(&mut self, disk: &dyn Disk, footer: &LogSchema) -> Result<(), String> {
         let Some(schema) = self.waiting.first().map(RecordBatch::schema) else { return Ok(()) };
         let rows = concat_batches(&schema, &self.waiting).map_err(|error| error.to_string())?;
         self.waiting.clear();
@@ -186,7 +196,7 @@ impl Hour {
         Ok(())
     }
 
-    fn finish(mut self, disk: &dyn Disk, footer: &Footer) -> Result<PathBuf, String> {
+    fn finish(mut self, disk: &dyn Disk, footer: &LogSchema) -> Result<PathBuf, String> {
         self.group(disk, footer)?;
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
         if let Some(writer) = self.writer {
@@ -214,8 +224,8 @@ fn sorted(rows: &RecordBatch) -> Result<RecordBatch, String> {
 }
 
 /// How a file is written: `rows` in its first row group, and none has more.
-fn properties(schema: &SchemaRef, rows: usize, footer: &Footer) -> WriterProperties {
-    let footer = KeyValue::new(FOOTER.to_owned(), footer.text());
+fn properties(schema: &SchemaRef, rows: usize, footer: &LogSchema) -> WriterProperties {
+    let footer = KeyValue::new(footer::KEY.to_owned(), footer.text());
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("onnxd ", env!("CARGO_PKG_VERSION")).into())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
@@ -262,7 +272,7 @@ pub struct Place {
 impl Place {
     /// Where this start of the server writes ahead.
     pub fn wal(&self) -> PathBuf {
-        paths::wal(&self.root).join(format!("{}-{}", self.node, self.boot))
+        layout::wal(&self.root).join(format!("{}-{}", self.node, self.boot))
     }
 
     pub fn segment(&self, number: u64) -> PathBuf {

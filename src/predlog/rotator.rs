@@ -13,8 +13,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::{Map, Value, json};
 
 use super::{
-    disk,
-    paths::{self, HOUR_US},
+    disk, layout,
+    reader::{Filter, Log},
     retention,
     rotate::{Origin, Rotated, rotate},
     store::Shared,
@@ -136,7 +136,7 @@ impl Rotator {
     /// Makes Parquet of what servers left that did not end well.
     fn recover(&mut self) {
         let own = self.shared.place.wal();
-        let Ok(folders) = fs::read_dir(paths::wal(&self.shared.place.root)) else { return };
+        let Ok(folders) = fs::read_dir(layout::wal(&self.shared.place.root)) else { return };
         for folder in folders.flatten().map(|entry| entry.path()).filter(|path| *path != own) {
             // Held by whoever still writes there.
             let Ok(lock) = File::open(folder.join("lock")) else {
@@ -194,11 +194,17 @@ impl Rotator {
     fn expire(&self) {
         for model in self.shared.models() {
             let policy = *model.retention.lock();
-            let files = retention::files(&paths::versions(&self.shared.place.root, &model.name));
-            let hour = wall_us().div_euclid(HOUR_US);
-            let expired = retention::expired(&files, hour, policy);
+            let log = Log { root: self.shared.place.root.clone() };
+            let of = Filter { model: Some(model.name.to_string()), ..Filter::default() };
+            let files = match log.files(&of) {
+                Ok(files) => files,
+                Err(error) => {
+                    tracing::warn!(%error, "the files of the prediction log cannot be listed, to remove what is too old");
+                    continue;
+                }
+            };
             let (mut gone, mut bytes) = (0u64, 0);
-            for file in expired {
+            for file in retention::expired(&files, wall_us(), policy) {
                 match fs::remove_file(&file.path) {
                     Ok(()) => (gone, bytes) = (gone + 1, bytes + file.bytes),
                     Err(error) => {
@@ -252,7 +258,7 @@ impl Rotator {
             "models": accounts,
         });
         let path =
-            paths::manifests(&place.root).join(format!("{}-{}.json", place.node, place.boot));
+            layout::manifests(&place.root).join(format!("{}-{}.json", place.node, place.boot));
         // Where this fails, so does all else, and that is told.
         let _ = disk::replace(&*place.disk, &path, manifest.to_string().as_bytes());
     }

@@ -3,65 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
     columns::{Column, Columns, Kind, Scalar, Source},
+    footer::{self, ColumnRole, LogSchema, Part},
     redact::Rule,
 };
 use crate::types::model::Signature;
-
-/// The footer's key: its value is a `Footer` as JSON.
-pub const FOOTER: &str = "serving.log.schema";
-
-/// The format of footer and layout.
-pub const FORMAT: u32 = 1;
-
-/// What a file's footer says of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Footer {
-    pub format: u32,
-    pub model: String,
-    pub version: String,
-    /// SHA-256 of the version's files.
-    pub model_digest: String,
-    /// SHA-256 of its signature.
-    pub signature_digest: String,
-    /// What the columns are: equal for files with equal ones.
-    pub schema_id: String,
-    /// What was redacted: equal for equal rules.
-    pub redaction_rev: i32,
-    /// `table` or `tensor`.
-    pub layout: String,
-    pub columns: Vec<FooterColumn>,
-}
-
-/// What a column is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FooterColumn {
-    pub name: String,
-    /// `meta`, `feature` or `prediction`.
-    pub role: String,
-    /// As in `list<float>`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The input or output that it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tensor: Option<String>,
-    /// Which element of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub index: Option<usize>,
-    /// Of that tensor, as the protocol spells it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datatype: Option<String>,
-    /// `value`, `shape` or `sha256` of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<String>,
-    /// What was done to its values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redaction: Option<String>,
-}
 
 /// The version whose rows these are.
 #[derive(Clone, Copy, Debug)]
@@ -71,16 +20,16 @@ pub struct Identity<'a> {
     pub digest: &'a str,
 }
 
-impl Footer {
-    pub fn new(identity: Identity<'_>, signature: &Signature, columns: &Columns) -> Footer {
-        let described: Vec<FooterColumn> =
+impl LogSchema {
+    pub fn new(identity: Identity<'_>, signature: &Signature, columns: &Columns) -> LogSchema {
+        let described: Vec<ColumnRole> =
             columns.columns.iter().map(|column| describe(column, signature)).collect();
         let rules: Vec<(&str, &Rule)> =
             columns.columns.iter().map(|column| (&*column.name, &column.rule)).collect();
         let rules = serde_json::to_vec(&rules).unwrap_or_default();
         let text = serde_json::to_vec(&described).unwrap_or_default();
-        Footer {
-            format: FORMAT,
+        LogSchema {
+            format: footer::FORMAT,
             model: identity.model.into(),
             version: identity.version.into(),
             model_digest: identity.digest.into(),
@@ -91,12 +40,6 @@ impl Footer {
             columns: described,
         }
     }
-
-    /// As it stands in a file.
-    pub fn text(&self) -> String {
-        // Plain values: this cannot fail.
-        serde_json::to_string(self).unwrap_or_default()
-    }
 }
 
 fn signature_text(signature: &Signature) -> String {
@@ -106,27 +49,27 @@ fn signature_text(signature: &Signature) -> String {
     format!("{}\n{}", side(&signature.inputs), side(&signature.outputs))
 }
 
-fn describe(column: &Column, signature: &Signature) -> FooterColumn {
+fn describe(column: &Column, signature: &Signature) -> ColumnRole {
     let inputs = signature.inputs.len();
     let (tensor, index, part) = match column.source {
         Source::Meta(_) | Source::PredLabel | Source::PredScore => (None, None, None),
-        Source::Element { tensor, at } => (Some(tensor), Some(at), Some("value")),
-        Source::Whole { tensor } => (Some(tensor), None, Some("value")),
-        Source::Shape { tensor } => (Some(tensor), None, Some("shape")),
-        Source::Digest { tensor } => (Some(tensor), None, Some("sha256")),
+        Source::Element { tensor, at } => (Some(tensor), Some(at), Some(Part::Value)),
+        Source::Whole { tensor } => (Some(tensor), None, Some(Part::Value)),
+        Source::Shape { tensor } => (Some(tensor), None, Some(Part::Shape)),
+        Source::Digest { tensor } => (Some(tensor), None, Some(Part::Sha256)),
     };
     let spec = tensor.and_then(|at| match at.checked_sub(inputs) {
         None => signature.inputs.get(at),
         Some(at) => signature.outputs.get(at),
     });
-    FooterColumn {
+    ColumnRole {
         name: column.name.to_string(),
-        role: column.role(inputs).into(),
+        role: column.role(inputs),
         kind: column.kind.name(),
         tensor: spec.map(|spec| spec.name.to_string()),
-        index,
+        index: index.and_then(|index| u32::try_from(index).ok()),
         datatype: spec.map(|spec| spec.datatype.to_string()),
-        part: part.map(str::to_owned),
+        part,
         redaction: (column.rule != Rule::Keep).then(|| column.rule.name().to_owned()),
     }
 }
@@ -142,7 +85,7 @@ pub fn arrow(columns: &[Column]) -> SchemaRef {
 
 /// The same with a footer in it.
 pub fn with_footer(schema: &Schema, footer: &str) -> SchemaRef {
-    let metadata = HashMap::from([(FOOTER.to_owned(), footer.to_owned())]);
+    let metadata = HashMap::from([(footer::KEY.to_owned(), footer.to_owned())]);
     Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata))
 }
 
@@ -184,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        predlog::{columns::decide, options::LogOptions},
+        predlog::{columns::decide, footer::Role, options::LogOptions},
         types::{
             datatype::Datatype,
             model::{Dim, TensorSpec},
@@ -207,7 +150,7 @@ mod tests {
             let schema = arrow(&columns.columns);
             assert_eq!(schema.fields().len(), columns.columns.len());
             let identity = Identity { model: "m", version: "1", digest: "d" };
-            Footer::new(identity, &signature, &columns)
+            LogSchema::new(identity, &signature, &columns)
         };
         let plain = footer(&LogOptions::default());
         assert_eq!(plain, footer(&LogOptions::default()));
@@ -215,10 +158,10 @@ mod tests {
         let rounded = footer(&LogOptions { redact, ..LogOptions::default() });
         assert_ne!(plain.schema_id, rounded.schema_id);
         assert_ne!(plain.redaction_rev, rounded.redaction_rev);
-        let read: Footer = serde_json::from_str(&plain.text()).expect("JSON");
+        let read = LogSchema::parse(&plain.text()).expect("readable");
         assert_eq!(read, plain);
         let x = plain.columns.iter().find(|column| column.name == "in_x").expect("a column");
-        assert_eq!((&*x.role, &*x.kind), ("feature", "list<float>"));
+        assert_eq!((x.role, &*x.kind), (Role::Feature, "list<float>"));
         assert_eq!((x.tensor.as_deref(), x.datatype.as_deref()), (Some("x"), Some("FP32")));
     }
 }

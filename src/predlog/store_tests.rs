@@ -10,8 +10,9 @@ use super::*;
 use crate::{
     predlog::{
         capture::{Ending, Offered},
+        footer::{self, LogSchema},
         options::Mode,
-        schema::{FOOTER, Footer},
+        reader::{Filter, Log},
         testing::{self, Frail, classifier, floats, tensor},
     },
     telemetry::{clock::now, predictions::Reason},
@@ -46,9 +47,9 @@ impl Pipe {
             let file = fs::File::open(&path).expect("a file");
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
             let metadata = builder.metadata().file_metadata().key_value_metadata();
-            let footer = metadata.expect("metadata").iter().find(|pair| pair.key == FOOTER);
+            let footer = metadata.expect("metadata").iter().find(|pair| pair.key == footer::KEY);
             let footer = footer.and_then(|pair| pair.value.as_deref()).expect("a footer");
-            let footer: Footer = serde_json::from_str(footer).expect("JSON");
+            let footer = LogSchema::parse(footer).expect("readable");
             assert_eq!((&*footer.model, &*footer.version), ("m", "1"));
             builder.build().expect("a reader").map(|batch| batch.expect("rows")).collect()
         };
@@ -57,8 +58,9 @@ impl Pipe {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let model = paths::versions(&self.options.dir, "m");
-        retention::files(&model).into_iter().map(|file| file.path).collect()
+        let log = Log { root: self.options.dir.clone() };
+        let files = log.files(&Filter::default()).expect("listed");
+        files.into_iter().map(|file| file.path).collect()
     }
 
     fn request_ids(&self) -> Vec<String> {
@@ -70,7 +72,7 @@ impl Pipe {
     }
 }
 
-use crate::predlog::{paths, retention};
+use crate::predlog::layout;
 
 fn attach(logs: &Logs, options: LogOptions) -> Arc<VersionLog> {
     let options = LogOptions { enabled: true, ..options };
@@ -133,12 +135,12 @@ fn rows_become_files_that_say_what_they_hold() {
         "{text}"
     );
     assert!(
-        !paths::wal(&pipe.options.dir)
+        !layout::wal(&pipe.options.dir)
             .join("x")
             .parent()
             .is_some_and(|wal| { fs::read_dir(wal).is_ok_and(|mut left| left.next().is_some()) })
     );
-    let manifest = fs::read_dir(paths::manifests(&pipe.options.dir)).expect("manifests").next();
+    let manifest = fs::read_dir(layout::manifests(&pipe.options.dir)).expect("manifests").next();
     let manifest = fs::read(manifest.expect("one").expect("readable").path()).expect("read");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
     assert_eq!(manifest["models"]["m"]["received"], 1000);

@@ -6,9 +6,10 @@ use arrow_schema::SchemaRef;
 
 use super::{
     columns::{self, Columns, Labelled, Source},
+    footer::LogSchema,
     options::LogOptions,
     redact::{Key, Redaction},
-    schema::{self, Footer, Identity},
+    schema::{self, Identity},
 };
 use crate::types::model::{Dim, Signature, TensorSpec};
 
@@ -24,7 +25,7 @@ pub struct Subject {
     pub redactions: Vec<Option<Redaction>>,
     pub options: LogOptions,
     pub schema: SchemaRef,
-    pub footer: Footer,
+    pub footer: LogSchema,
     /// What it runs on.
     pub device: String,
     pub node: Arc<str>,
@@ -73,7 +74,7 @@ impl Subject {
             redactions,
             options: options.clone(),
             schema: schema::arrow(&columns.columns),
-            footer: Footer::new(identity, signature, &columns),
+            footer: LogSchema::new(identity, signature, &columns),
             needed: needed(signature, &columns),
             output_bytes: output_bytes(signature),
             columns,

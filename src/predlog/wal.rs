@@ -14,7 +14,10 @@ use arrow_array::RecordBatch;
 use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use arrow_schema::{Schema, SchemaRef};
 
-use super::schema::{self, FOOTER, Footer};
+use super::{
+    footer::{self, LogSchema},
+    schema,
+};
 
 /// Bytes before a frame's stream.
 pub const HEAD: usize = 8;
@@ -50,7 +53,7 @@ pub struct Segment {
     left: u64,
     /// Bytes from the first frame on that is not whole.
     torn: u64,
-    footer: Option<Footer>,
+    footer: Option<LogSchema>,
     schema: Option<SchemaRef>,
 }
 
@@ -109,7 +112,7 @@ impl Segment {
         let batch = reader.next()?.ok()?;
         let schema = batch.schema();
         if self.footer.is_none() {
-            let footer = serde_json::from_str(schema.metadata().get(FOOTER)?).ok()?;
+            let footer = serde_json::from_str(schema.metadata().get(footer::KEY)?).ok()?;
             self.footer = Some(footer);
             self.schema = Some(Arc::new(Schema::new(schema.fields().clone())));
         }
@@ -118,7 +121,7 @@ impl Segment {
     }
 
     /// What the segment's rows are, once the first frame was read.
-    pub fn footer(&self) -> Option<&Footer> {
+    pub fn footer(&self) -> Option<&LogSchema> {
         self.footer.as_ref()
     }
 

@@ -33,7 +33,7 @@ pub struct Logged {
 pub fn logged(schema: &LogSchema) -> Vec<Logged> {
     let of = schema
         .of(Role::Prediction)
-        .filter(|column| column.part == Part::Value && column.redaction.is_none());
+        .filter(|column| column.part == Some(Part::Value) && column.redaction.is_none());
     of.filter_map(|column| {
         Some(Logged {
             column: column.name.clone(),

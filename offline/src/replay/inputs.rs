@@ -90,7 +90,7 @@ fn found(schema: &LogSchema, spec: &InputSpec) -> Result<Found, String> {
     }
     let spread: BTreeMap<u32, String> = of
         .iter()
-        .filter(|column| column.part == Part::Value)
+        .filter(|column| column.part == Some(Part::Value))
         .filter_map(|column| Some((column.index?, column.name.clone())))
         .collect();
     if !spread.is_empty() {
@@ -100,7 +100,8 @@ fn found(schema: &LogSchema, spec: &InputSpec) -> Result<Found, String> {
             false => Err(format!("input {}: not every element of it was logged", spec.name)),
         };
     }
-    let named = |part: Part| of.iter().find(|column| column.part == part).map(|c| c.name.clone());
+    let named =
+        |part: Part| of.iter().find(|column| column.part == Some(part)).map(|c| c.name.clone());
     match named(Part::Value) {
         Some(column) => Ok(Found::Whole { column, shape: named(Part::Shape) }),
         None => Err(format!("input {}: its values were not logged", spec.name)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onnxd::predlog::paths::encode;
+use onnxd::predlog::layout::encode;
 use serde_json::{Value as Json, json};
 
 use super::{InputSpec, Output, Target, element, http::Client};

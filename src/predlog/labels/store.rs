@@ -21,7 +21,7 @@ use super::{Label, Resolved};
 use crate::predlog::{
     compact::sync_dir,
     export::properties,
-    paths::encode,
+    layout::{self, encode},
     reader::{Opened, ReadError, failed},
 };
 
@@ -59,7 +59,7 @@ impl Store {
         for path in entries(&self.root.join(DIR))? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
             let model = name.as_deref().and_then(|name| name.strip_prefix("model="));
-            models.extend(model.and_then(crate::predlog::layout::decode));
+            models.extend(model.and_then(layout::decode));
         }
         models.sort();
         Ok(models)
@@ -96,7 +96,7 @@ impl Store {
             let inside = if dir.is_dir() { entries(&dir)? } else { Vec::new() };
             files.extend(inside.into_iter().filter(|path| {
                 let name = path.file_name().map(|name| name.to_string_lossy());
-                name.is_some_and(|name| crate::predlog::layout::is_part(&name))
+                name.is_some_and(|name| layout::is_part(&name))
             }));
         }
         files.sort();
