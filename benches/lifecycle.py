@@ -7,7 +7,6 @@ Needs the binaries and the example models (and a runtime that the binary finds b
 the Python of the tests (scripts/setup-tests.sh).
 """
 import argparse
-import concurrent.futures
 import http.client
 import json
 import os
@@ -153,61 +152,102 @@ def spread(values):
 
 
 def swaps(options, folder):
-    """Swaps under an open-loop load of half the capacity: runs with swaps one after the other, and runs without, in turn."""
-    print("\n| model | rate/s | swaps | requests | failed | steady p99 ms | p99 under swaps ms | ratio | worst over steady p99 ms | ms a swap |\n|---|---|---|---|---|---|---|---|---|---|")
-    for model, source, total, seconds in swapped(options):
+    """Swaps under an open-loop load of half the capacity, each with other content than the one before: what was due from the swap's
+    begin until 0.2 s after its end, beside what was due at other times of the same runs; and the same around commands that do
+    nothing, for the noise."""
+    print("\n| server | model | rate/s | swaps | requests | failed | p99 ms, steady | p99 ms, under swaps | ratio | worst over steady p99 ms | ms a swap | ratio around nothing |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for model, source, total, pace in swapped(options):
         repository = folder / f"swaps-{model}"
         shutil.copytree(source, repository / model / "1")
         with Server(options, repository, ONNXD_LIFECYCLE_ROLLBACK_TTL_MS="0") as server:
             server.wait_ready()
-            rate = load_capacity(options, server, model) / 2
-            swapped_so_far, version, failed, requests = 0, 1, 0, 0
-            steady, under, ratios, worst, took = [], [], [], [], []
-            while swapped_so_far < total or len(ratios) < 3:
-                without = load(options, server, rate, seconds, model=model)
-                over, count = threading.Event(), [0]
-
-                def swap():
-                    nonlocal version
-                    while not over.is_set():
-                        version += 1
-                        shutil.copytree(source, repository / model / str(version))
-                        took.append(timeit(lambda: control(server, "load", model)))
-                        shutil.rmtree(repository / model / str(version - 1))
-                        count[0] += 1
-
-                with concurrent.futures.ThreadPoolExecutor(1) as one:
-                    swapping = one.submit(swap)
-                    beside = load(options, server, rate, seconds, model=model)
-                    over.set()
-                    swapping.result()
-                swapped_so_far += count[0]
-                failed += sum(run["failed"] + run["shed"] + run["wrong"] for run in (without, beside))
-                requests += beside["due"]
-                one, other = ms(without["latency"]["p99"]), ms(beside["latency"]["p99"])
-                steady.append(one)
-                under.append(other)
-                ratios.append(other / one)
-                worst.append(ms(beside["latency"]["max"]) - one)
-        mean = sum(took) * 1000 / len(took)
-        print(f"| {model} | {rate:.0f} | {swapped_so_far} | {requests} | {failed} | {spread(steady)} | {spread(under)} | {spread(ratios)} | {max(worst):.1f} | {mean:.0f} |", flush=True)
+            swaps_of(options, "onnxd", server.grpc, server.operator, repository / model, total, pace)
         shutil.rmtree(repository)
+    for rival in options.rival:
+        name, grpc, control, repository, total, pace = rival.split(",")
+        swaps_of(options, name, grpc, control, pathlib.Path(repository), int(total), float(pace))
+
+
+def swaps_of(options, name, grpc, control, model, total, pace):
+    """Puts `total` new versions beside the first one in the folder `model`, `pace` seconds apart, and has them loaded."""
+    staged = model.parent.parent / f".{model.name}-staged"
+    shutil.rmtree(staged, ignore_errors=True)
+    rate = load_capacity(options, grpc, model.name) / 2
+    loads = f"curl -sf -o /dev/null -X POST http://{control}/v2/repository/models/{model.name}/load -d '{{}}'"
+    steady, under, ratios, noise, worst, took = [], [], [], [], [], []
+    done, failed, requests = 0, 0, 0
+    version = max(int(v.name) for v in model.iterdir() if v.name.isdigit())
+    first = model / str(version)
+    while done < total:
+        count = min(SWAPS_A_RUN, total - done)
+        commands = []
+        for _ in range(count):
+            version += 1
+            shutil.copytree(first, staged / str(version))
+            another(staged / str(version), version)
+            commands.append(f"mv {staged / str(version)} {model}/ && {loads}")
+        nothing = [f"curl -sf -o /dev/null http://{control}/v2/health/live"] * count
+        for commands, ratio in [(nothing, noise), (commands, ratios)]:
+            report = with_events(options, grpc, model.name, rate, pace, commands)
+            windows = report["parts"][0]["seen"]["windows"]
+            one, other = (ms(windows[part]["latency"]["p99"]) for part in ("steady", "together"))
+            ratio.append(other / one)
+            if ratio is noise:
+                continue
+            whole = report["summary"]["total"]
+            failed += whole["failed"] + whole["shed"] + whole["wrong"]
+            requests += whole["due"]
+            steady.append(one)
+            under.append(other)
+            worst.append(ms(windows["together"]["latency"]["max"]) - one)
+            took += [event["to_s"] - event["from_s"] for event in report["parts"][0]["seen"]["happened"]]
+        done += count
+    mean = sum(took) * 1000 / len(took)
+    print(f"| {name} | {model.name} | {rate:.0f} | {done} | {requests} | {failed} | {spread(steady)} | {spread(under)} | {spread(ratios)} | {max(worst):.1f} | {mean:.0f} | {spread(noise)} |", flush=True)
+
+
+SWAPS_A_RUN = 50
+
+
+def another(folder, number):
+    """Other content that computes the same: a graph's doc_string, which protobuf lets one append."""
+    for file in folder.glob("*.onnx"):
+        text = f"version {number}".encode()
+        with open(file, "ab") as out:
+            out.write(b"\x32" + bytes([len(text)]) + text)
+
+
+def with_events(options, grpc, model, rate, pace, commands):
+    """An open-loop load during which commands are run, `pace` seconds apart: its report."""
+    events = [{"at": f"{(n + 0.5) * pace:.2f}s", "window": "200ms", "run": command} for n, command in enumerate(commands)]
+    scenario = {
+        "timeout": "60s", "mix": [{"model": model}], "events": events,
+        "phases": [{"name": "warm", "warm_up": True, "duration": "2s", "arrivals": {"poisson": rate}},
+                   {"name": "swaps", "duration": f"{len(commands) * pace:.1f}s", "arrivals": {"poisson": rate}}],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file, report = pathlib.Path(folder, "scenario.yaml"), pathlib.Path(folder, "report.json")
+        file.write_text(json.dumps(scenario))
+        run = subprocess.run([options.binary, "loadtest", "run", "--scenario", file, "--url", f"grpc://{grpc}", "--json", report], capture_output=True, text=True)
+        if not report.exists():
+            raise SystemExit(run.stdout + run.stderr)
+        return json.loads(report.read_text())
 
 
 def swapped(options):
-    """Model, its files, so many swaps, seconds of a run."""
+    """Model, its files, so many swaps, seconds between two."""
     wine = ROOT / "models" / "wine"
     newest = max(int(v.name) for v in wine.iterdir() if v.name.isdigit())
-    yield "wine", wine / str(newest), options.swaps, 10
+    yield "wine", wine / str(newest), options.swaps, 1
     if options.resnet:
-        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 20
+        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 4
 
 
-def load_capacity(options, server, model):
+def load_capacity(options, grpc, model):
     """Requests a second that a closed loop of eight reaches."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder, "report.json")
-        command = [options.binary, "loadtest", "run", "--url", f"grpc://{server.grpc}", "--model", model, "--arrivals", "closed:8", "--duration", "5s", "--warm-up", "1s", "--json", str(report), "--timeout", "60s"]
+        command = [options.binary, "loadtest", "run", "--url", f"grpc://{grpc}", "--model", model, "--arrivals", "closed:8", "--duration", "5s", "--warm-up", "1s", "--json", str(report), "--timeout", "60s"]
         run = subprocess.run(command, capture_output=True, text=True)
         if not report.exists():
             raise SystemExit(run.stdout + run.stderr)
@@ -226,15 +266,15 @@ def shadow(options, folder):
         server.wait_ready()
         rules = lambda step: ask(server.operator, "POST", "/admin/v1/models/net/traffic", json.dumps({"step": step}))
         assert rules({"action": "set", "primary": 1})[0] == 200
-        rate = load_capacity(options, server, "net") / 2
+        rate = load_capacity(options, server.grpc, "net") / 2
         for name, shadows in [("none (A/A)", []), ("ten times slower", [{"version": 2}]), ("always fails", [{"version": 3}])]:
             throughput, late = [], []
             for _ in range(options.rounds):
                 assert rules({"action": "set", "shadows": [], "primary": 1})[0] == 200
-                base, quiet = load_capacity(options, server, "net"), load(options, server, rate, 5, model="net")
+                base, quiet = load_capacity(options, server.grpc, "net"), load(options, server, rate, 5, model="net")
                 status, said = rules({"action": "set", "shadows": shadows, "primary": 1})
                 assert status == 200, said
-                test, beside = load_capacity(options, server, "net"), load(options, server, rate, 5, model="net")
+                test, beside = load_capacity(options, server.grpc, "net"), load(options, server, rate, 5, model="net")
                 throughput.append(test / base)
                 late.append(beside["latency"]["p99"] / quiet["latency"]["p99"])
             status = json.loads(ask(server.operator, "GET", "/admin/v1/models/net/traffic")[1])["shadows"]
@@ -280,6 +320,8 @@ def main():
     p.add_argument("--models", type=int, nargs="*", default=[1000, 3000, 10000])
     p.add_argument("--swaps", type=int, default=200)
     p.add_argument("--resnet", default="", help="folder with a resnet50's model.onnx, to swap that too")
+    p.add_argument("--rival", action="append", default=[], metavar="NAME,GRPC,HTTP,FOLDER,SWAPS,SECONDS",
+                   help="a running server to swap too: the addresses of its ports, the model's folder, which it loads from by call, how many swaps, and how far apart")
     p.add_argument("--rounds", type=int, default=6, help="pairs of runs with and without a shadow")
     p.add_argument("--python", default=str(ROOT / "target" / "venv-tests" / "bin" / "python"), help="one with onnx, for the shadow's models")
     options = p.parse_args()

@@ -46,6 +46,7 @@ use crate::{
         manager::{Deps, Manager},
         options::{Load, Options},
         remote::{Syncer, is_url},
+        remote_source::Source,
         remote_status::StoreStatus,
         traffic::Place,
     },
@@ -224,16 +225,25 @@ fn mirrored(config: &Config) -> Result<(Options, Option<Syncer>), String> {
     Ok((repository_options(config, syncer.as_ref()), syncer))
 }
 
-/// What loads models, and how it goes with their object store where they come from one.
-fn manager(config: &Config, deps: Deps) -> Result<(Manager, Option<Arc<StoreStatus>>), String> {
+/// The object store that models come from.
+struct Followed {
+    /// How it goes.
+    status: Option<Arc<StoreStatus>>,
+    /// Where traffic rules are written, if that is there.
+    rules: Option<Arc<Source>>,
+}
+
+/// What loads models, and their object store where they come from one.
+fn manager(config: &Config, deps: Deps) -> Result<(Manager, Followed), String> {
     let syncer = syncer(config)?;
     let options = repository_options(config, syncer.as_ref());
     let status = syncer.as_ref().map(Syncer::status);
+    let rules = syncer.as_ref().and_then(Syncer::rules);
     let manager = match syncer {
         Some(syncer) => Manager::follow(&options, deps, syncer),
         None => Manager::start(&options, deps),
     };
-    Ok((manager?, status))
+    Ok((manager?, Followed { status, rules }))
 }
 
 /// The state directory, where there is one.
@@ -324,7 +334,7 @@ impl Server {
         let logs = Arc::new(Logs::start(&config.prediction_log)?);
         let own = (devices.clone(), logs.clone());
         let deps = Deps { backends, pool, devices: own.0, cores, logs: own.1, state };
-        let (manager, store) = manager(config, deps)?;
+        let (manager, followed) = manager(config, deps)?;
         let manager = Arc::new(manager);
         let engine = Arc::new(engine(config, &manager)?);
         show_memory(engine.budget.clone());
@@ -333,13 +343,17 @@ impl Server {
             table: manager.table.clone(),
             infer: engine.clone(),
             ready: manager.ready.clone(),
-            store,
+            store: followed.status,
             shutdown: listener.clone(),
             control: config.control,
             calls: manager.control.clone(),
             limits: body_limits(config),
             budget: engine.budget.clone(),
-            place: Place { models: manager.place.clone(), state: self::state(config) },
+            place: Place {
+                models: manager.place.clone(),
+                state: self::state(config),
+                store: followed.rules,
+            },
             regions: engine.regions.clone(),
             log_format: config.log.format,
             traced: config.tracing.share(),

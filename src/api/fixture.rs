@@ -108,7 +108,7 @@ pub fn api() -> Api {
         calls: calls(),
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
-        place: Place { models: "nowhere".into(), state: None },
+        place: Place { models: "nowhere".into(), state: None, store: None },
         regions: Arc::new(Regions::new(RegionOptions::default(), 1 << 20)),
         log_format: Format::Text,
         traced: None,
@@ -155,7 +155,7 @@ fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
     }
 }
 
-fn version(model: &str, number: u64) -> Arc<Version> {
+pub fn version(model: &str, number: u64) -> Arc<Version> {
     let signature = Arc::new(Signature {
         inputs: vec![spec("image", Datatype::Fp32, &[-1, 8, 8])],
         outputs: vec![spec("label", Datatype::Bytes, &[-1])],

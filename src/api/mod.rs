@@ -46,4 +46,4 @@ pub mod tls_probe;
 pub mod v1;
 
 #[cfg(test)]
-mod fixture;
+pub mod fixture;

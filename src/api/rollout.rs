@@ -71,7 +71,7 @@ pub async fn history(State(api): State<Arc<Api>>, target: Target) -> Outcome {
     let place = api.place.clone();
     let entries = blocking(move || {
         let book = Book::of(&place, &target.model).map_err(Error::invalid)?;
-        book.history().map_err(|error| Error::internal(error.to_string()))
+        book.history().map_err(Error::internal)
     });
     Ok(reply(StatusCode::OK, &entries.await?))
 }
@@ -128,7 +128,7 @@ pub async fn step(
             );
         }
     }
-    let file = book.path().display().to_string();
+    let file = book.shown();
     tracing::info!(
         model,
         action = asked.step.name(),

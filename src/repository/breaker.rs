@@ -44,6 +44,13 @@ impl Breaker {
         *self = Breaker::default();
     }
 
+    /// One that passed was answered with what is the request's own fault, which says nothing of the primary: another is on trial.
+    pub fn told_nothing(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.trial = None;
+        }
+    }
+
     /// One that passed was not.
     pub fn failed(&mut self, now: Tick) {
         self.failures = self.failures.saturating_add(1);
@@ -108,16 +115,30 @@ mod tests {
         assert!(breaker.passes(at(2000)));
     }
 
+    #[test]
+    fn a_trial_that_says_nothing_makes_room_for_another() {
+        let mut breaker = Breaker::default();
+        (0..FAILURES).for_each(|_| breaker.failed(at(0)));
+        assert!(breaker.passes(at(1000)));
+        breaker.told_nothing();
+        assert!(breaker.is_open() && breaker.passes(at(1001)));
+        let mut closed = Breaker::default();
+        closed.failed(at(0));
+        closed.told_nothing();
+        assert_eq!(closed.failures, 1, "it neither counts nor excuses");
+    }
+
     proptest! {
         /// Whatever happens: within the longest time after the last event somebody is let through.
         #[test]
-        fn it_never_stays_shut(events in proptest::collection::vec((0u64..5000, 0u8..3), 0..200)) {
+        fn it_never_stays_shut(events in proptest::collection::vec((0u64..5000, 0u8..4), 0..200)) {
             let (mut breaker, mut now) = (Breaker::default(), 0);
             for (wait, event) in events {
                 now += wait;
                 match event {
                     0 => drop(breaker.passes(at(now))),
                     1 => breaker.failed(at(now)),
+                    2 => breaker.told_nothing(),
                     _ => breaker.succeeded(),
                 }
             }

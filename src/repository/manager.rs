@@ -150,7 +150,10 @@ impl Manager {
         };
         let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
         let sweeps = sweeper.clone();
-        spawn("onnxd-sweeper".into(), &alive, move || sweeps.run())?;
+        spawn("onnxd-sweeper".into(), &alive, move || {
+            priority::step_back();
+            sweeps.run();
+        })?;
         let (options, place) = (options.clone(), options.models.clone());
         go(Begin { options, outside, inbox, sweeper, looks, sight, fail, alive, state })?;
         Ok(Manager { table, ready, control, place, failed, initial, stop, ended })
@@ -190,7 +193,8 @@ impl Found {
     fn look(options: &Options, state: Option<PathBuf>) -> Result<Found, String> {
         let repository = Arc::new(Repository::scan(&options.models)?);
         let mut entries = entries(&repository, options)?;
-        let mut traffic = Watched::new(Place { models: options.models.clone(), state });
+        let mut traffic =
+            Watched::new(Place { models: options.models.clone(), state, store: None });
         for (model, said) in traffic.changed(repository.models.keys()) {
             if let Some(entry) = entries.get_mut(&model) {
                 entry.see_traffic(&said);

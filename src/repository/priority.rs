@@ -4,31 +4,41 @@
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
-/// Behind everything else.
-pub const LAST: i32 = 19;
-
 /// Lowers the scheduling priority of the calling thread, for good. Threads that it starts inherit it, so whoever opens
 /// a session with threads of its own must not have called this.
 pub fn step_back() {
-    #[cfg(target_os = "linux")]
-    step_back_to(NICE);
-}
-
-/// As `step_back`, so far.
-pub fn step_back_to(nice: i32) {
-    #[cfg(not(target_os = "linux"))]
-    let _ = nice;
     #[cfg(target_os = "linux")]
     {
         // SAFETY: both calls take and give plain numbers; a failure leaves the priority as it is.
         let failed = unsafe {
             let thread = libc::gettid();
-            libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, nice) != 0
+            libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, NICE) != 0
         };
-        if failed {
-            tracing::debug!("the priority of a thread could not be lowered");
-        }
+        told(failed);
     }
+}
+
+/// Leaves the processors to everybody else, for good: the calling thread gets what they leave, and is pushed aside at once
+/// when one of them wakes.
+pub fn idle() {
+    #[cfg(target_os = "linux")]
+    {
+        let none = libc::sched_param { sched_priority: 0 };
+        // SAFETY: 0 is the calling thread; the parameter outlives the call; a failure leaves the policy as it is.
+        told(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) != 0 });
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn told(failed: bool) {
+    if failed {
+        tracing::debug!("the priority of a thread could not be lowered");
+    }
+}
+
+/// Between two pieces of such work: whoever waits for this processor has it first.
+pub fn give_way() {
+    std::thread::yield_now();
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -47,5 +57,13 @@ mod tests {
         });
         assert_eq!(inside.join().unwrap(), NICE.max(before));
         assert_eq!(mine(), before);
+        // SAFETY: as above.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let inside = std::thread::spawn(move || {
+            idle();
+            policy()
+        });
+        assert_eq!(inside.join().unwrap(), libc::SCHED_IDLE);
+        assert_ne!(policy(), libc::SCHED_IDLE);
     }
 }

@@ -17,7 +17,7 @@ use super::{
     mirror::Mirror,
     remote_fetch::{self, Fetch, Trouble},
     remote_list::Listed,
-    remote_options::RemoteOptions,
+    remote_options::{RemoteOptions, Rollouts},
     remote_plan::{Job, Mirrored, Plan, Planner},
     remote_source::{Source, shown},
     remote_status::StoreStatus,
@@ -33,7 +33,7 @@ pub fn is_url(models: &str) -> bool {
 
 /// Reads an object store into a mirror.
 pub struct Syncer {
-    source: Source,
+    source: Arc<Source>,
     mirror: Mirror,
     state: Mirrored,
     planner: Planner,
@@ -44,6 +44,17 @@ pub struct Syncer {
     /// Said already: the same once, not with every listing.
     said: BTreeSet<String>,
     runtime: tokio::runtime::Runtime,
+}
+
+/// How far a comparison goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Everything, and somebody says that it is complete.
+    Asked,
+    /// Everything that is complete.
+    Watched,
+    /// Traffic rules alone.
+    Rules,
 }
 
 /// What came of one comparison.
@@ -64,7 +75,7 @@ impl Syncer {
         state: Option<&Path>,
         settle: Duration,
     ) -> Result<Syncer, String> {
-        let source = Source::open(url, Duration::from_millis(options.timeout_ms))?;
+        let source = Arc::new(Source::open(url, Duration::from_millis(options.timeout_ms))?);
         let root = place(url, options, state)?;
         let mirror = Mirror::open(&root, &source.url)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -93,11 +104,17 @@ impl Syncer {
         self.status.clone()
     }
 
+    /// Where changes of traffic rules are written, if that is the store.
+    pub fn rules(&self) -> Option<Arc<Source>> {
+        let wanted = self.options.rollouts == Rollouts::Store;
+        (wanted && self.source.takes_objects()).then(|| self.source.clone())
+    }
+
     /// The first comparison. The error is one that should end a start: there is nothing to serve.
     pub fn begin(&mut self) -> Result<(), String> {
         let url = &self.source.url;
         tracing::info!(url, mirror = %self.mirror.tree().display(), "models come from an object store");
-        match self.sync(false) {
+        match self.sync(Reach::Watched) {
             Ok(_) => Ok(()),
             Err(error) if self.state.is_empty() => Err(format!(
                 "models: '{}': {error}; and nothing of it is mirrored yet in '{}'",
@@ -113,14 +130,12 @@ impl Syncer {
     }
 
     /// Compares again and again: when somebody asks to look at the repository, before that is done; and, where `watch` is
-    /// given, every `poll_ms`, with a sign there when something changed. Ends with `looks`.
+    /// given, every `poll_ms`, with a sign there when something changed. Where it is not, only traffic rules are followed so
+    /// often, for all replicas are to go by the same. Ends with `looks`.
     pub fn run(mut self, looks: &Receiver<Look>, onward: &Sender<Look>, watch: Option<Sender<()>>) {
         let mut next = Instant::now() + self.pause();
         loop {
-            let due = match &watch {
-                Some(_) => crossbeam_channel::at(next),
-                None => crossbeam_channel::never(),
-            };
+            let due = crossbeam_channel::at(next);
             let mut asked = Vec::new();
             select! {
                 recv(looks) -> look => match look {
@@ -131,7 +146,12 @@ impl Syncer {
             }
             // Those who ask meanwhile are served by the next one.
             asked.extend(looks.try_iter());
-            let changed = self.sync(!asked.is_empty()).is_ok_and(|pass| pass.changed);
+            let reach = match (asked.is_empty(), &watch) {
+                (false, _) => Reach::Asked,
+                (true, Some(_)) => Reach::Watched,
+                (true, None) => Reach::Rules,
+            };
+            let changed = self.sync(reach).is_ok_and(|pass| pass.changed);
             for look in asked {
                 if onward.send(look).is_err() {
                     return;
@@ -154,11 +174,15 @@ impl Syncer {
     }
 
     /// Compares once, and does what follows. The error: the store cannot be listed, and nothing changed.
-    pub fn sync(&mut self, hurry: bool) -> Result<Pass, String> {
+    pub fn sync(&mut self, reach: Reach) -> Result<Pass, String> {
         match self.listed() {
             Ok(listed) => {
-                let (plan, now) = (&mut self.planner, self.start.elapsed());
-                let plan = plan.plan(&listed, &self.state, now, hurry);
+                let (planner, now) = (&mut self.planner, self.start.elapsed());
+                let hurry = reach == Reach::Asked;
+                let mut plan = planner.plan(&listed, &self.state, now, hurry);
+                if reach == Reach::Rules {
+                    plan.keep_rules();
+                }
                 Ok(self.carry_out(plan, &listed))
             }
             Err(error) => {
@@ -239,7 +263,7 @@ impl Syncer {
     ) -> BTreeSet<String> {
         let mut troubled = BTreeSet::new();
         let Syncer { runtime, source, mirror, state, planner, status, options, .. } = self;
-        let (source, mirror) = (&*source, &*mirror);
+        let (source, mirror) = (&**source, &*mirror);
         let fetch = Fetch { source, mirror, most: options.max_bytes };
         runtime.block_on(async {
             let fetches = jobs.into_iter().map(|job| fetch.job(job));

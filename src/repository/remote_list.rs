@@ -112,7 +112,8 @@ impl Listed {
         check_name(name)?;
         let slot = self.models.entry(name.to_owned()).or_default();
         for object in objects {
-            let beside = matches!(&*object.key, OPTIONS_FILE | "config.pbtxt" | "traffic.yaml");
+            let beside = matches!(&*object.key, OPTIONS_FILE | "config.pbtxt" | "traffic.yaml")
+                || object.key.starts_with("traffic.audit/");
             let path = if object.key == model { MODEL_FILE } else { &*object.key }.to_owned();
             match beside {
                 true => drop(slot.files.insert(path, object)),

@@ -22,6 +22,19 @@ pub struct RemoteOptions {
     pub max_bytes: u64,
     /// Versions of each model that are mirrored, the newest ones. Default: 0: all.
     pub newest: usize,
+    /// Where `onnxd rollout` writes traffic rules.
+    pub rollouts: Rollouts,
+}
+
+/// Where changes of traffic rules go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rollouts {
+    /// Into the store (default), for all servers on it: as conditional writes, so that two at once come one after the other.
+    #[default]
+    Store,
+    /// Into this server's mirror or state directory, for it alone: where its credentials may only read.
+    Local,
 }
 
 impl RemoteOptions {
@@ -47,6 +60,7 @@ impl Default for RemoteOptions {
             timeout_ms: 10_000,
             max_bytes: 256 << 30,
             newest: 0,
+            rollouts: Rollouts::Store,
         }
     }
 }

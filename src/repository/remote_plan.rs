@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{
     manifest,
     remote_list::{Listed, ListedModel, Object},
+    traffic,
 };
 
 /// What a mirror holds.
@@ -84,6 +85,15 @@ pub struct Plan {
     pub surplus: Vec<Surplus>,
     /// Versions that are not read, with the reason.
     pub refused: Vec<(String, u64, String)>,
+}
+
+impl Plan {
+    /// Leaves only what concerns traffic rules of models that the mirror has.
+    pub fn keep_rules(&mut self) {
+        let is_rules = |path: &str| path == traffic::FILE;
+        self.jobs.retain(|job| matches!(job, Job::File { path, .. } if is_rules(path)));
+        self.surplus.retain(|gone| matches!(gone, Surplus::File(_, path) if is_rules(path)));
+    }
 }
 
 /// What is known from the listings before.

@@ -234,3 +234,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_only_rules_are_followed_nothing_else_comes_or_goes() {
+    let mut planner = Planner::new(Duration::ZERO, u64::MAX, 0);
+    let mut mirror = Mirrored::new();
+    let first = store(&[("a/1/model.onnx", 1), ("a/traffic.yaml", 1), ("b/1/model.onnx", 1)]);
+    apply(&planner.plan(&listed(&first), &mirror, Duration::ZERO, true), &mut mirror);
+    let next = store(&[
+        ("a/1/model.onnx", 2),
+        ("a/2/model.onnx", 1),
+        ("a/model.yaml", 1),
+        ("a/traffic.yaml", 2),
+        ("c/1/model.onnx", 1),
+        ("c/traffic.yaml", 1),
+    ]);
+    let mut plan = planner.plan(&listed(&next), &mirror, SECOND, true);
+    plan.keep_rules();
+    assert!(plan.surplus.is_empty(), "{plan:?}");
+    let [Job::File { model, path, object }] = &plan.jobs[..] else { panic!("{plan:?}") };
+    assert_eq!((&**model, &**path, &*object.tag), ("a", "traffic.yaml", "2"));
+    apply(&plan, &mut mirror);
+    let mut plan = planner.plan(&listed(&store(&[("a/1/model.onnx", 1)])), &mirror, SECOND, true);
+    plan.keep_rules();
+    assert_eq!(plan.surplus, [Surplus::File("a".into(), "traffic.yaml".into())]);
+}

@@ -33,14 +33,15 @@ pub struct Source {
     pub url: String,
     /// What a model is called that lies there alone.
     pub name: String,
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-    listing: Listing,
-    patience: Duration,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) prefix: Path,
+    pub(super) listing: Listing,
+    pub(super) patience: Duration,
 }
 
+/// How one learns what there is.
 #[derive(Debug)]
-enum Listing {
+pub(super) enum Listing {
     /// The store lists what begins with the prefix.
     Prefix,
     /// One object.
@@ -167,7 +168,7 @@ impl Source {
         }
     }
 
-    async fn next<T, S>(&self, stream: &mut S) -> Result<Option<T>, String>
+    pub(super) async fn next<T, S>(&self, stream: &mut S) -> Result<Option<T>, String>
     where
         S: StreamExt<Item = object_store::Result<T>> + Unpin,
     {
@@ -177,7 +178,7 @@ impl Source {
         }
     }
 
-    async fn wait<T>(
+    pub(super) async fn wait<T>(
         &self,
         answer: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, String> {
@@ -187,7 +188,7 @@ impl Source {
         }
     }
 
-    fn silent(&self) -> String {
+    pub(super) fn silent(&self) -> String {
         format!("it was silent for {} ms", self.patience.as_millis())
     }
 }
@@ -312,7 +313,7 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
 }
 
 /// An error on one line, without what a URL's query holds (signatures, for some stores), and not too long.
-fn plain(error: &impl std::fmt::Display) -> String {
+pub(super) fn plain(error: &impl std::fmt::Display) -> String {
     scrub(&error.to_string())
 }
 

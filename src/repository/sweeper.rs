@@ -78,34 +78,19 @@ impl Sweeper {
     /// Frees what can be freed, until it is closed.
     pub fn run(&self) {
         let mut untrimmed: Option<Instant> = None;
-        let mut shared = self.shared.lock();
-        while !shared.closed {
-            let (tables, idle): (Vec<_>, Vec<_>) = {
-                let Shared { tables, versions, .. } = &mut *shared;
-                let tables: Vec<_> =
-                    tables.extract_if(.., |table| Arc::strong_count(table) == 1).collect();
-                (tables, versions.extract_if(.., |version| is_idle(version)).collect())
-            };
-            if !tables.is_empty() || !idle.is_empty() {
-                // Not under the lock: a session takes its time to go.
-                drop(shared);
-                drop(tables);
-                let names = idle.iter().map(|v| Freed {
-                    model: v.model.clone(),
-                    number: v.number,
-                    bytes: v.weight_bytes,
-                });
-                let names: Vec<Freed> = names.collect();
-                drop(idle);
-                shared = self.shared.lock();
-                if !names.is_empty() {
-                    untrimmed = Some(Instant::now());
-                    shared.freed.extend(names);
-                    // Full: it is awake already.
-                    let _: Result<(), TrySendError<()>> = self.wake.try_send(());
-                }
+        loop {
+            match self.pass() {
+                Went::Nothing => {}
                 // What went may have held what follows.
-                continue;
+                Went::Tables => continue,
+                Went::Versions => {
+                    untrimmed = Some(Instant::now());
+                    continue;
+                }
+            }
+            let mut shared = self.shared.lock();
+            if shared.closed {
+                return;
             }
             if !shared.tables.is_empty() || !shared.versions.is_empty() {
                 self.changed.wait_for(&mut shared, LOOK);
@@ -114,13 +99,50 @@ impl Sweeper {
                     drop(shared);
                     trim();
                     untrimmed = None;
-                    shared = self.shared.lock();
                 }
             } else {
                 self.changed.wait(&mut shared);
             }
         }
     }
+
+    /// Frees what nobody else holds now.
+    fn pass(&self) -> Went {
+        let (tables, idle): (Vec<_>, Vec<_>) = {
+            let Shared { tables, versions, .. } = &mut *self.shared.lock();
+            let tables: Vec<_> =
+                tables.extract_if(.., |table| Arc::strong_count(table) == 1).collect();
+            (tables, versions.extract_if(.., |version| is_idle(version)).collect())
+        };
+        let went = match (tables.is_empty(), idle.is_empty()) {
+            (_, false) => Went::Versions,
+            (false, true) => Went::Tables,
+            (true, true) => return Went::Nothing,
+        };
+        let freed = |version: &Arc<Version>| Freed {
+            model: version.model.clone(),
+            number: version.number,
+            bytes: version.weight_bytes,
+        };
+        let names: Vec<Freed> = idle.iter().map(freed).collect();
+        // Not under the lock: a session takes its time to go.
+        drop(tables);
+        drop(idle);
+        if !names.is_empty() {
+            self.shared.lock().freed.extend(names);
+            // Full: it is awake already.
+            let _: Result<(), TrySendError<()>> = self.wake.try_send(());
+        }
+        went
+    }
+}
+
+/// What a look freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Went {
+    Nothing,
+    Tables,
+    Versions,
 }
 
 /// Whether nothing but the sweeper holds it: no snapshot and no request, and no job in a queue.
@@ -136,3 +158,7 @@ fn trim() {
         libc::malloc_trim(0);
     }
 }
+
+#[cfg(test)]
+#[path = "sweeper_tests.rs"]
+mod tests;

@@ -3,17 +3,20 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     options::{explain, parse_yaml},
     print::{self, Print},
+    remote_source::Source,
     store::check_name,
 };
-use crate::types::traffic::Traffic;
+use crate::types::traffic::{Change, Traffic};
 
 pub const FILE: &str = "traffic.yaml";
 /// Below the state directory: one file a model.
@@ -21,7 +24,64 @@ const FOLDER: &str = "traffic";
 const MOST_BYTES: u64 = 256 << 10;
 
 /// What is read of a model: nothing where there is no file, or why the file is none.
-pub type Said = Result<Option<Arc<Traffic>>, String>;
+pub type Said = Result<Option<Arc<Traffic>>, Broken>;
+
+/// A file that cannot be followed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Broken {
+    /// The line, and what is wrong with it.
+    pub why: String,
+    /// The rules of the last change that was made by a command, for whoever has none from before.
+    pub last: Option<Arc<Traffic>>,
+}
+
+/// Beside a model's file: a line for each change that was made by a command.
+pub const AUDIT: &str = "traffic.audit.jsonl";
+/// Bytes at the audit file's end that hold its last line: rules are far shorter.
+const TAIL: u64 = 1 << 20;
+
+/// One line of the audit file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub generation: u64,
+    pub change: Change,
+    /// The rules from then on.
+    pub traffic: Traffic,
+}
+
+/// What lies beside a model's file; where all models share a folder, it has the model's name before its own.
+pub fn beside(file: &Path, name: &str) -> PathBuf {
+    let own = file.file_name().is_some_and(|own| own == FILE);
+    let model = file.file_stem().and_then(|stem| stem.to_str()).filter(|_| !own);
+    let Some(model) = model else { return file.with_file_name(name) };
+    file.with_file_name(match name.strip_prefix('.') {
+        Some(hidden) => format!(".{model}.{hidden}"),
+        None => format!("{model}.{name}"),
+    })
+}
+
+/// How an audit file ends.
+#[derive(Default)]
+pub struct Last {
+    pub entry: Option<Entry>,
+    /// Not as lines do: whoever wrote it was killed.
+    pub torn: bool,
+}
+
+/// The last line of an audit file that is whole.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn last_entry(file: &mut fs::File) -> io::Result<Last> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let torn = bytes.last().is_some_and(|last| *last != b'\n');
+    let lines = bytes.split(|byte| *byte == b'\n').rev();
+    let entry = lines.filter_map(|line| serde_json::from_slice::<Entry>(line).ok()).next();
+    Ok(Last { entry, torn })
+}
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -30,6 +90,8 @@ pub struct Place {
     pub models: PathBuf,
     /// Has the files of repositories that cannot be written.
     pub state: Option<PathBuf>,
+    /// Where changes are written, when the repository is the mirror of a store that takes them.
+    pub store: Option<Arc<Source>>,
 }
 
 impl Place {
@@ -62,15 +124,23 @@ impl Place {
     /// What the model's file says.
     ///
     /// # Errors
-    /// The line and what is wrong with it.
+    /// The line and what is wrong with it, with the rules that were known last.
     pub fn read(&self, model: &str) -> Said {
         let Some(file) = self.file(model) else { return Ok(None) };
         let shown = format!("{model}/{FILE}");
-        match read_file(&file) {
-            Ok(text) => parse(&text, &shown).map(|traffic| Some(Arc::new(traffic))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(format!("{shown}: {}", error.kind())),
-        }
+        let why = match read_file(&file) {
+            Ok(text) => match parse(&text, &shown) {
+                Ok(traffic) => return Ok(Some(Arc::new(traffic))),
+                Err(why) => why,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => format!("{shown}: {}", error.kind()),
+        };
+        let audit = fs::File::open(beside(&file, AUDIT));
+        let last = audit.and_then(|mut audit| last_entry(&mut audit)).unwrap_or_default();
+        // What was written by a command was sound; what stands in the file may have been changed since.
+        let rules = last.entry.and_then(|entry| entry.traffic.settled().ok());
+        Err(Broken { why, last: rules.map(Arc::new) })
     }
 }
 
@@ -147,7 +217,7 @@ mod tests {
         let (models, state) = (home.path().join("models"), home.path().join("state"));
         fs::create_dir_all(models.join("m/1")).unwrap();
         fs::create_dir_all(state.join(FOLDER)).unwrap();
-        let place = Place { models: models.clone(), state: Some(state.clone()) };
+        let place = Place { models: models.clone(), state: Some(state.clone()), store: None };
         let mut watched = Watched::new(place.clone());
         let names = ["m".to_string()];
         let primary = |watched: &mut Watched| {

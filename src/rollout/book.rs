@@ -1,310 +1,95 @@
-//! The traffic rules on disk: changed one after the other whoever does it, the old or the new one there at every moment, and each
-//! change in a file that only grows.
+//! Where the traffic rules of a model are written: as files, or in the object store that its versions come from.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
-};
-
-use serde::{Deserialize, Serialize};
-
+use super::{files::Files, stored::Stored};
 use crate::{
-    repository::traffic::{self, Place},
-    types::traffic::{Change, Traffic},
+    repository::traffic::{Entry, Place},
+    types::traffic::Traffic,
 };
-
-/// Beside a model's traffic.yaml.
-const AUDIT: &str = "traffic.audit.jsonl";
-const LOCK: &str = ".traffic.lock";
-const FRESH: &str = ".traffic.new";
-
-/// Who wants a change, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reason {
-    pub by: String,
-    pub why: String,
-}
-
-/// One line of the audit file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    pub generation: u64,
-    pub change: Change,
-    /// The rules from then on.
-    pub traffic: Traffic,
-}
 
 /// Why nothing was written.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Somebody else was first: the generation that is there, and the one that was expected.
     Conflict { there: u64, expected: u64 },
-    /// The file or its folder.
+    /// The place where they are.
     Disk(String),
 }
 
-/// The files of one model.
-pub struct Book {
-    folder: PathBuf,
-    file: PathBuf,
-    /// What distinguishes its files where all models share a folder.
-    prefix: String,
+/// The rules of one model, and every change of them. All of it may wait for a disk or a store.
+pub enum Book {
+    Files(Files),
+    Stored(Stored),
 }
 
 impl Book {
-    /// Where the rules of `model` are, or are to be: in the repository where that can be written, else in the state directory.
+    /// Where the rules of `model` are, or are to be: the file that counts already; the store, where versions come from one that takes
+    /// them; the repository, where that can be written; else the state directory.
     ///
     /// # Errors
     /// There is no such place.
     pub fn of(place: &Place, model: &str) -> Result<Book, String> {
-        let in_state = place.in_state(model);
-        let kept = in_state.clone().filter(|file| file.exists());
-        let own = place.in_repository(model).filter(|file| file.parent().is_some_and(writable));
-        let file = kept.or(own).or(in_state).ok_or_else(|| {
-            format!(
-                "the traffic rules of '{model}' cannot be written: the repository is read-only, and there is no state directory \
-                 (--state DIR)"
-            )
-        })?;
-        let folder = file.parent().unwrap_or(Path::new(".")).to_path_buf();
-        let shared = file.file_name().is_none_or(|name| name != traffic::FILE);
-        let prefix = if shared { format!("{model}.") } else { String::new() };
-        Ok(Book { folder, file, prefix })
+        let kept = place.in_state(model).is_some_and(|file| file.exists());
+        match place.store.as_ref().filter(|_| !kept) {
+            Some(store) => Stored::of(store, model).map(Book::Stored),
+            None => Files::of(place, model).map(Book::Files),
+        }
     }
 
     /// Where it is, for a person.
-    pub fn path(&self) -> &Path {
-        &self.file
-    }
-
-    fn beside(&self, name: &str) -> PathBuf {
-        match name.strip_prefix('.') {
-            Some(hidden) => self.folder.join(format!(".{}{hidden}", self.prefix)),
-            None => self.folder.join(format!("{}{name}", self.prefix)),
+    pub fn shown(&self) -> String {
+        match self {
+            Book::Files(files) => files.path().display().to_string(),
+            Book::Stored(stored) => stored.shown(),
         }
     }
 
     /// The rules as they are written; the default ones where there are none.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// What is wrong with them.
     pub fn read(&self) -> Result<Traffic, String> {
-        match fs::read_to_string(&self.file) {
-            Ok(text) => traffic::parse(&text, traffic::FILE),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Traffic::default()),
-            Err(error) => Err(format!("{}: {}", traffic::FILE, error.kind())),
+        match self {
+            Book::Files(files) => files.read(),
+            Book::Stored(stored) => stored.read(),
         }
     }
 
     /// Writes `after` if what is there still has the generation before it. Whoever is killed on the way leaves the old rules or the
-    /// new ones; a line that the audit file lacks then is added with the next change.
+    /// new ones; a change that the audit lacks then is added with the next one.
     ///
     /// # Errors
     /// As `Refusal`.
     pub fn write(&self, after: &Traffic) -> Result<(), Refusal> {
-        let disk = |error: io::Error| Refusal::Disk(format!("{}: {error}", traffic::FILE));
-        fs::create_dir_all(&self.folder).map_err(disk)?;
-        let _lock = self.lock().map_err(disk)?;
-        let there = self.read().map_err(Refusal::Disk)?;
-        let expected = after.generation.saturating_sub(1);
-        if there.generation != expected {
-            return Err(Refusal::Conflict { there: there.generation, expected });
-        }
-        self.audit(&there).map_err(disk)?;
-        let text = written(after).map_err(Refusal::Disk)?;
-        let fresh = self.beside(FRESH);
-        let mut file = File::create(&fresh).map_err(disk)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(disk)?;
-        fs::rename(&fresh, &self.file).map_err(disk)?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(disk)?;
-        // Whoever is killed here: see above.
-        self.audit(after).map_err(disk)
-    }
-
-    /// Held until the file is dropped; by whichever process or thread.
-    fn lock(&self) -> io::Result<File> {
-        let file =
-            OpenOptions::new().create(true).truncate(false).write(true).open(self.beside(LOCK))?;
-        // SAFETY: the descriptor is open for as long as `file` lives.
-        match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } {
-            0 => Ok(file),
-            _ => Err(io::Error::last_os_error()),
+        match self {
+            Book::Files(files) => files.write(after),
+            Book::Stored(stored) => stored.write(after),
         }
     }
 
-    /// Adds the line of `traffic`, unless it is there.
-    fn audit(&self, traffic: &Traffic) -> io::Result<()> {
-        let Some(change) = traffic.change.clone() else { return Ok(()) };
-        let path = self.beside(AUDIT);
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        let last = last_line(&mut file)?;
-        if last.generation.is_some_and(|generation| generation >= traffic.generation) {
-            return Ok(());
-        }
-        let entry = Entry { generation: traffic.generation, change, traffic: traffic.clone() };
-        let mut line = serde_json::to_vec(&entry)?;
-        line.push(b'\n');
-        if last.torn {
-            line.insert(0, b'\n');
-        }
-        file.write_all(&line)?;
-        file.sync_all()
-    }
-
-    /// Every change so far, oldest first. A line that was cut off by a crash is left out.
+    /// Every change so far, oldest first.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn history(&self) -> io::Result<Vec<Entry>> {
-        let file = match File::open(self.beside(AUDIT)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut entries = Vec::new();
-        for line in BufReader::new(file).lines() {
-            entries.extend(serde_json::from_str(&line?));
+    /// They cannot be read.
+    pub fn history(&self) -> Result<Vec<Entry>, String> {
+        match self {
+            Book::Files(files) => files.history().map_err(|error| error.to_string()),
+            Book::Stored(stored) => stored.history(),
         }
-        Ok(entries)
     }
 }
 
-struct Last {
-    generation: Option<u64>,
-    /// It does not end as lines do.
-    torn: bool,
-}
-
-/// Bytes at a file's end that hold its last line: rules are far shorter.
-const TAIL: u64 = 1 << 20;
-
-fn last_line(file: &mut File) -> io::Result<Last> {
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(file, &mut bytes)?;
-    let torn = bytes.last().is_some_and(|last| *last != b'\n');
-    let lines = bytes.split(|byte| *byte == b'\n').rev();
-    let generation = lines
-        .filter_map(|line| serde_json::from_slice::<Entry>(line).ok())
-        .map(|entry| entry.generation)
-        .next();
-    Ok(Last { generation, torn })
-}
-
-fn written(traffic: &Traffic) -> Result<String, String> {
+/// The text of a `traffic.yaml`.
+///
+/// # Errors
+/// It cannot be written as YAML.
+pub(super) fn written(traffic: &Traffic) -> Result<String, String> {
     let head = "# Who gets what of this model's requests. Written by `onnxd rollout`; read by every server on this repository.\n";
     let body = serde_saphyr::to_string(traffic).map_err(|error| error.to_string())?;
     Ok(format!("{head}{body}"))
 }
 
-fn writable(folder: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(path) = std::ffi::CString::new(folder.as_os_str().as_bytes()) else { return false };
-    // SAFETY: a path that ends with a zero, which outlives the call.
-    unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{thread, time::SystemTime};
-
-    use super::*;
-    use crate::types::traffic::Arm;
-
-    fn place(home: &Path) -> Place {
-        fs::create_dir_all(home.join("models/m/1")).unwrap();
-        Place { models: home.join("models"), state: Some(home.join("state")) }
-    }
-
-    fn rules(generation: u64, weight: f64) -> Traffic {
-        let arm = Arm { name: "canary".into(), version: 2, weight, buckets: Default::default() };
-        let change = Change {
-            action: "set".into(),
-            by: "ops@example".into(),
-            at: "2026-01-01T00:00:00Z".into(),
-            why: "a # test: 'quoted'\nand more".into(),
-        };
-        let rules = Traffic {
-            generation,
-            primary: Some(1),
-            arms: vec![arm],
-            change: Some(change),
-            ..Traffic::default()
-        };
-        rules.settled().unwrap()
-    }
-
-    #[test]
-    fn what_is_written_is_read_and_counted() {
-        let home = tempfile::tempdir().unwrap();
-        let book = Book::of(&place(home.path()), "m").unwrap();
-        assert!(book.path().ends_with("models/m/traffic.yaml"));
-        assert!(book.read().unwrap().is_plain());
-        book.write(&rules(1, 10.0)).unwrap();
-        assert_eq!(book.read().unwrap(), rules(1, 10.0));
-        let conflict = Err(Refusal::Conflict { there: 1, expected: 0 });
-        assert_eq!(book.write(&rules(1, 20.0)), conflict);
-        book.write(&rules(2, 20.0)).unwrap();
-        let history = book.history().unwrap();
-        assert_eq!(history.iter().map(|entry| entry.generation).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(history[1].traffic, rules(2, 20.0));
-        assert_eq!(history[0].change.by, "ops@example");
-    }
-
-    #[test]
-    fn what_a_crash_left_out_is_added() {
-        let home = tempfile::tempdir().unwrap();
-        let book = Book::of(&place(home.path()), "m").unwrap();
-        book.write(&rules(1, 10.0)).unwrap();
-        // Killed after the rename, and while the line was written.
-        fs::write(book.path(), written(&rules(2, 20.0)).unwrap()).unwrap();
-        let audit = book.beside(AUDIT);
-        let torn = [fs::read(&audit).unwrap(), b"{\"generation\":2,\"ch".to_vec()].concat();
-        fs::write(&audit, torn).unwrap();
-        fs::write(book.beside(FRESH), "half").unwrap();
-        book.write(&rules(3, 30.0)).unwrap();
-        let all: Vec<u64> = book.history().unwrap().iter().map(|entry| entry.generation).collect();
-        assert_eq!(all, [1, 2, 3]);
-    }
-
-    #[test]
-    fn many_at_once_are_one_after_the_other() {
-        let home = tempfile::tempdir().unwrap();
-        let place = place(home.path());
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let book = Book::of(&place, "m").unwrap();
-                    for _ in 0..5 {
-                        loop {
-                            let next = book.read().unwrap().generation + 1;
-                            if book.write(&rules(next, 10.0)).is_ok() {
-                                break;
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        let book = Book::of(&place, "m").unwrap();
-        assert_eq!(book.read().unwrap().generation, 40);
-        let all: Vec<u64> = book.history().unwrap().iter().map(|entry| entry.generation).collect();
-        assert_eq!(all, (1..=40).collect::<Vec<_>>());
-        assert!(fs::metadata(book.path()).unwrap().modified().unwrap() <= SystemTime::now());
-    }
-
-    #[test]
-    fn one_file_has_its_rules_in_the_state_directory() {
-        let home = tempfile::tempdir().unwrap();
-        let model = home.path().join("m.onnx");
-        fs::write(&model, "x").unwrap();
-        let state = Some(home.path().join("state"));
-        let book = Book::of(&Place { models: model.clone(), state }, "m").unwrap();
-        book.write(&rules(1, 10.0)).unwrap();
-        assert_eq!(book.read().unwrap().generation, 1);
-        assert!(Book::of(&Place { models: model, state: None }, "m").is_err());
-    }
+/// The line of a change for the audit; `None` where the rules do not say how they came about.
+pub(super) fn entry(rules: &Traffic) -> Option<Entry> {
+    let change = rules.change.clone()?;
+    Some(Entry { generation: rules.generation, change, traffic: rules.clone() })
 }

@@ -2,3 +2,5 @@
 
 pub mod book;
 pub mod change;
+mod files;
+mod stored;

@@ -25,6 +25,7 @@ use crate::{
         error::{Blame, Code, Error},
         request::{InferRequest, InferResponse},
         time::Tick,
+        traffic::MOST_SHADOWS,
     },
 };
 
@@ -79,9 +80,16 @@ pub struct Routed<'a> {
     asked: bool,
     taken: Taken,
     begun: Tick,
-    /// For the shadows, and for the fallback.
-    copy: Option<InferRequest>,
+    /// For the shadows that get this one.
+    copy: Option<Drawn>,
+    /// For the fallback.
     spare: Option<Spare<'a>>,
+}
+
+/// A copy, and which of the shadows get it: a bit each.
+struct Drawn {
+    request: InferRequest,
+    shadows: u8,
 }
 
 /// What it takes to ask somebody else.
@@ -105,8 +113,9 @@ impl Engine {
         caller: Option<&'a Caller>,
     ) -> Result<Pending<'a>, Error> {
         let Taken { routes, primary, .. } = &taken;
-        let shadowed = *primary && request.regions.is_none() && !routes.shadows.is_empty();
-        let copy = shadowed.then(|| request.clone());
+        let shadowed = *primary && request.regions.is_none();
+        let shadows = if shadowed { draw(&routes.shadows) } else { 0 };
+        let copy = (shadows != 0).then(|| Drawn { request: request.clone(), shadows });
         let guarded = *primary && routes.fallback.is_some();
         let spare = guarded.then(|| Spare { request: request.clone(), received, timeout, caller });
         let begun = now();
@@ -151,13 +160,16 @@ impl<'a> Routed<'a> {
             }
         };
         let fails = outcome.as_ref().is_err_and(may_fall_back);
+        let blame = outcome.as_ref().err().map(|error| error.code.blame());
         let Taken { routes, said, .. } = &taken;
         if let (Some(spare), Some(fallback)) = (spare, &routes.fallback) {
             if asked {
                 let mut breaker = routes.breaker.lock();
-                match fails {
-                    true => breaker.failed(now()),
-                    false => breaker.succeeded(),
+                match blame {
+                    None => breaker.succeeded(),
+                    Some(Blame::Client) => breaker.told_nothing(),
+                    // Nor can one that misses deadlines be relied on.
+                    Some(Blame::Server | Blame::Load) => breaker.failed(now()),
                 }
             }
             if fails {
@@ -165,8 +177,8 @@ impl<'a> Routed<'a> {
             }
         }
         let mut response = outcome?;
-        if let Some(request) = copy {
-            engine.shadow(&routes.shadows, request, &response, now().since(begun));
+        if let Some(drawn) = copy {
+            engine.shadow(&routes.shadows, drawn, &response, now().since(begun));
         }
         response.route = Some(said.clone());
         Ok(response)
@@ -200,18 +212,18 @@ impl Engine {
         Ok(response)
     }
 
-    /// Gives copies to the shadows that want one.
+    /// Gives copies to the shadows that were drawn.
     fn shadow(
         &self,
         shadows: &[Shadowing],
-        request: InferRequest,
+        drawn: Drawn,
         response: &InferResponse,
         took: Duration,
     ) {
-        for shadow in shadows {
-            if router::below(random(), BUCKETS) < shadow.share {
+        for (place, shadow) in shadows.iter().enumerate() {
+            if drawn.shadows & (1 << place) != 0 {
                 self.shadows.offer(Copy {
-                    request: request.clone(),
+                    request: drawn.request.clone(),
                     version: shadow.version.clone(),
                     counts: shadow.counts.clone(),
                     primary: response.outputs.clone(),
@@ -220,4 +232,14 @@ impl Engine {
             }
         }
     }
+}
+
+// A bit for each.
+const _: () = assert!(MOST_SHADOWS <= u8::BITS as usize);
+
+/// Which shadows get the next request: drawn before anything is copied, so that a sampled shadow costs the others nothing.
+fn draw(shadows: &[Shadowing]) -> u8 {
+    let chosen = |shadow: &Shadowing| router::below(random(), BUCKETS) < shadow.share;
+    let bits = shadows.iter().enumerate().map(|(place, shadow)| u8::from(chosen(shadow)) << place);
+    bits.fold(0, |all, bit| all | bit)
 }

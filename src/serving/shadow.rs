@@ -72,7 +72,7 @@ impl Shadows {
         thread::Builder::new()
             .name("onnxd-shadow".into())
             .spawn(move || {
-                priority::step_back_to(priority::LAST);
+                priority::idle();
                 work(&copies, &bytes);
             })
             .map_err(|error| format!("the thread of the shadows does not start: {error}"))?;
@@ -112,6 +112,7 @@ fn work(copies: &Receiver<Copy>, bytes: &AtomicUsize) {
             tracing::debug!(model = &*model, version, reason = &*error.message, "a shadow failed");
         }
         bytes.fetch_sub(own, Ordering::Relaxed);
+        priority::give_way();
     }
 }
 

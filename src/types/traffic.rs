@@ -11,7 +11,7 @@ pub const PRIMARY: &str = "primary";
 /// Names that say something else in the header of the route.
 const TAKEN: [&str; 4] = [PRIMARY, "fallback", "shadow", "version"];
 const MOST_ARMS: usize = 16;
-const MOST_SHADOWS: usize = 4;
+pub const MOST_SHADOWS: usize = 4;
 const MOST_NAME: usize = 64;
 /// So many hundredths of a per cent are all requests.
 const PER_CENT: f64 = BUCKETS as f64 / 100.0;

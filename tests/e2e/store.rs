@@ -1,6 +1,6 @@
 //! Models that come from an object store: mirrored, swapped, and served on when the store is down.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -9,7 +9,7 @@ use crate::support::{
     files::Home,
     http::{four, get, infer, post},
     s3::S3,
-    server::{Server, run_to_end},
+    server::{Ended, Server, run_to_end},
     watch::{metric, until},
 };
 
@@ -224,5 +224,77 @@ fn a_web_server_with_an_index_is_a_store_too() {
     until("it is refused", || server.said().contains("its name leads out of its folder"));
     assert_eq!(answer(&server), Some(1.0));
     assert!(!home.path().join("mirror/escaped").exists());
+    server.stop();
+}
+
+/// A server with a mirror of its own that looks at versions only when somebody asks.
+fn replica(home: &Home, store: &S3, mirror: &str) -> Command {
+    let mut command = Server::command(home.path(), Path::new(URL));
+    store.known_to(&mut command).arg("--mirror").arg(home.path().join(mirror));
+    command.envs([
+        ("ONNXD_LIFECYCLE_WATCH", "off"),
+        ("ONNXD_LIFECYCLE_TRAFFIC_POLL_MS", "50"),
+        ("ONNXD_STORE_POLL_MS", "100"),
+    ]);
+    command
+}
+
+fn rollout(server: &Server, args: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+    run_to_end(command.arg("rollout").args(args).args(["--operator", &server.operator]))
+}
+
+#[test]
+fn a_rollout_is_written_to_the_store_and_every_replica_follows() {
+    let home = Home::of(&["versioned"]);
+    let store = S3::start();
+    for version in [1, 2] {
+        let key = format!("versioned/{version}/model.onnx");
+        store.put(&format!("prod/{key}"), &home.read(&key));
+    }
+    let mirrors = ["one", "two"];
+    let servers = mirrors.map(|mirror| Server::launch(&mut replica(&home, &store, mirror)));
+    assert_eq!(servers.each_ref().map(answer), [Some(2.0); 2]);
+    let set = rollout(&servers[0], &["set", "versioned", "--primary", "1", "--by", "ana"]);
+    assert_eq!(set.code, Some(0), "{}", set.stderr);
+    assert_eq!(answer(&servers[0]), Some(1.0), "whoever was told goes by it at once");
+    until("the other follows", || answer(&servers[1]) == Some(1.0));
+    let written = store.get("prod/versioned/traffic.yaml").expect("rules in the store");
+    assert!(String::from_utf8_lossy(&written).contains("primary: 1"));
+    // Two at once: one after the other, and each change stands in the store.
+    thread::scope(|scope| {
+        for (server, weight) in servers.iter().zip(["2=10", "2=20"]) {
+            scope.spawn(move || {
+                let mut refused = 0;
+                while rollout(server, &["set", "versioned", "--canary", weight]).code != Some(0) {
+                    refused += 1;
+                    assert!(refused < 50, "it is never written");
+                }
+            });
+        }
+    });
+    let rules =
+        |server: &Server| get(&server.operator, "/admin/v1/models/versioned/traffic").json();
+    until("they agree", || {
+        let [one, two] = servers.each_ref().map(|server| rules(server)["rules"].clone());
+        one == two && one["generation"] == 3
+    });
+    let history = rollout(&servers[1], &["history", "versioned"]).stdout;
+    assert_eq!(history.lines().count(), 3, "{history}");
+    assert!(history.contains("set by ana"), "{history}");
+    // A version that comes meanwhile is nothing that anybody asked for.
+    store.put("prod/versioned/3/model.onnx", &home.read("versioned/2/model.onnx"));
+    let cleared = rollout(&servers[1], &["clear", "versioned"]);
+    assert_eq!(cleared.code, Some(0), "{}", cleared.stderr);
+    until("the other goes by no rules", || rules(&servers[0])["rules"].is_null());
+    assert!(state(&servers[0], "3").is_none(), "nobody asked this one to look at versions");
+    servers.into_iter().for_each(Server::stop);
+    // For one server alone, where that is wanted.
+    let mut alone = replica(&home, &store, "alone");
+    let server = Server::launch(alone.env("ONNXD_STORE_ROLLOUTS", "local"));
+    let before = store.get("prod/versioned/traffic.yaml");
+    let set = rollout(&server, &["set", "versioned", "--primary", "2"]);
+    assert_eq!(set.code, Some(0), "{}", set.stderr);
+    assert_eq!((answer(&server), store.get("prod/versioned/traffic.yaml")), (Some(2.0), before));
     server.stop();
 }

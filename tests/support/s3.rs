@@ -56,6 +56,12 @@ impl S3 {
         assert_eq!(self.ask("PUT", &format!("/models/{key}"), body).status, 200, "{key}");
     }
 
+    /// An object of the bucket, where there is one.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let answer = self.ask("GET", &format!("/models/{key}"), b"");
+        (answer.status == 200).then(|| answer.body.to_vec())
+    }
+
     pub fn delete(&self, key: &str) {
         assert_eq!(self.ask("DELETE", &format!("/models/{key}"), b"").status, 204, "{key}");
     }

@@ -363,6 +363,7 @@ proptest! {
         let frame = frame(&[(false, 2.0), (false, 3.0)]);
         let windows = Windows::of(&measured, &frame, &[happened(from, from + took, window)]);
         let inside = windows.events.first().map(|w| &w.figures);
+        prop_assert_eq!(inside.map_or(0, |f| f.due), windows.together.due);
         let sum = |of: fn(&crate::summary::Figures) -> f64| inside.map_or(0.0, of) + of(&windows.steady);
         prop_assert_eq!(sum(|f| f.due as f64), 500.0);
         prop_assert_eq!(sum(|f| f.good as f64), 470.0);

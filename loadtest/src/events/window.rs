@@ -31,6 +31,9 @@ pub struct Window {
 pub struct Windows {
     /// What was due outside of every window, in phases that are no warm-up.
     pub steady: Figures,
+    /// What was due within any window: many events of one kind are read together.
+    #[serde(default)]
+    pub together: Figures,
     /// By event, those that were started.
     pub events: Vec<Window>,
 }
@@ -43,14 +46,16 @@ impl Windows {
             Some(Window { event: h.name.clone(), tenths, ..Window::default() })
         };
         let events: Vec<Window> = happened.iter().filter_map(window).collect();
-        let windows = Windows { steady: Figures::default(), events };
+        let windows = Windows { events, ..Windows::default() };
         let all: Vec<&Tenths> = windows.events.iter().map(|window| &window.tenths).collect();
         windows.again(measured, frame, &all)
     }
 
     /// The same windows in what was measured together with others. `all`: what is not steady time, theirs too.
     pub fn again(&self, measured: &Measured, frame: &Frame, all: &[&Tenths]) -> Windows {
+        let own: Vec<&Tenths> = self.events.iter().map(|window| &window.tenths).collect();
         let (outside, outer_frame) = outside(measured, frame, all);
+        let (touched, touched_frame) = touched(measured, frame, &own);
         let event = |window: &Window| {
             let (inside, inner_frame) = inside(measured, frame, &window.tenths);
             Window {
@@ -61,6 +66,7 @@ impl Windows {
         };
         Windows {
             steady: Summary::of(&outside, &outer_frame).total,
+            together: Summary::of(&touched, &touched_frame).total,
             events: self.events.iter().map(event).collect(),
         }
     }
@@ -116,6 +122,16 @@ pub fn inside(measured: &Measured, frame: &Frame, tenths: &Tenths) -> (Measured,
 /// windows were.
 pub fn outside(measured: &Measured, frame: &Frame, windows: &[&Tenths]) -> (Measured, Frame) {
     let kept = |phase: usize, tenth: u64| !windows.iter().any(|w| within(w, phase, tenth));
+    cut(measured, frame, kept)
+}
+
+/// As `outside`, what was due within any of `windows`.
+fn touched(measured: &Measured, frame: &Frame, windows: &[&Tenths]) -> (Measured, Frame) {
+    cut(measured, frame, |phase, tenth| windows.iter().any(|w| within(w, phase, tenth)))
+}
+
+/// The tenths of a run that are `kept`, by phase, moved up to where the others were.
+fn cut(measured: &Measured, frame: &Frame, kept: impl Fn(usize, u64) -> bool) -> (Measured, Frame) {
     let mut cut = Measured {
         began: measured.began.clone(),
         took: measured.took.clone(),
@@ -176,6 +192,9 @@ impl Windows {
             return lines;
         }
         lines.push(format!("steady: {}", worded(&self.steady)));
+        if self.events.len() > 1 {
+            lines.push(format!("all windows: {}", worded(&self.together)));
+        }
         for event in happened {
             let at = event.from_s.map(|from| format!(" at {from:.1} s")).unwrap_or_default();
             let took = event.from_s.zip(event.to_s);

@@ -25,6 +25,8 @@ pub struct Routed {
     written: Option<Arc<Traffic>>,
     /// Why the file as it is now is not followed.
     problem: Option<String>,
+    /// The file could be read once, or there was none.
+    known: bool,
     /// Somebody wants to write these: what they name has to serve first.
     asked: Option<Arc<Traffic>>,
     breaker: Arc<Mutex<Breaker>>,
@@ -63,9 +65,13 @@ impl Entry {
         let routed = &mut self.routed;
         let (written, problem) = match said {
             Ok(written) => (written.clone(), None),
-            // What was in effect stays so.
-            Err(why) => (routed.written.clone(), Some(why.clone())),
+            // What was in effect stays so; after a restart, what the last command made.
+            Err(broken) => {
+                let rules = if routed.known { &routed.written } else { &broken.last };
+                (rules.clone(), Some(broken.why.clone()))
+            }
         };
+        routed.known = true;
         let generation =
             |traffic: &Option<Arc<Traffic>>| traffic.as_ref().map_or(0, |t| t.generation);
         let done = generation(&routed.asked) <= generation(&written);

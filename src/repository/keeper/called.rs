@@ -133,10 +133,10 @@ impl Keeper {
                     tracing::info!(model, generation = traffic.generation, "traffic rules");
                 }
                 Ok(None) => tracing::info!(model, "no traffic rules"),
-                Err(reason) => {
+                Err(broken) => {
                     tracing::error!(
                         model,
-                        reason,
+                        reason = broken.why,
                         "traffic.yaml cannot be read: what it said before goes on"
                     );
                 }
