@@ -354,6 +354,7 @@ impl Server {
                 state: self::state(config),
                 store: followed.rules,
             },
+            labels: logs.intake(),
             regions: engine.regions.clone(),
             log_format: config.log.format,
             traced: config.tracing.share(),

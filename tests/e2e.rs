@@ -30,6 +30,8 @@ mod drain;
 mod floods;
 #[path = "e2e/heads.rs"]
 mod heads;
+#[path = "e2e/labels.rs"]
+mod labels;
 #[path = "e2e/leaving.rs"]
 mod leaving;
 #[path = "e2e/lifecycle.rs"]

@@ -99,11 +99,12 @@ const PURE_BUT: [(&str, &str); 2] =
     [("api/auth/policy.rs", "net::"), ("types/time.rs", "Instant::now")];
 
 /// Who may start threads and tasks, and which: the list is closed, so that everything that runs is known.
-const SPAWNERS: [(&str, &str); 8] = [
+const SPAWNERS: [(&str, &str); 9] = [
     (
         "api/listen.rs",
         "the network threads and the operator's, a task for each listener and connection",
     ),
+    ("api/labels.rs", "reading and writing labels, whose disk may hang"),
     ("api/rollout.rs", "reading and writing traffic rules, whose disk may hang"),
     ("app.rs", "the watch over the start, and waiting for threads to end at a stop"),
     ("batcher/executor.rs", "the executors and their reserve, and those of each device's lane"),
@@ -111,7 +112,7 @@ const SPAWNERS: [(&str, &str); 8] = [
         "repository/manager.rs",
         "the manager, its eyes, its sweeper and what reads its store, and the loaders",
     ),
-    ("predlog/store.rs", "the prediction log's writer and rotator"),
+    ("predlog/store.rs", "the prediction log's writer, its rotator, and who looks for labels"),
     ("serving/shadow.rs", "the thread that runs shadows"),
     ("telemetry/logs.rs", "the log's writer"),
 ];

@@ -9,9 +9,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use super::{encoding::Inflating, streaming::Stream};
@@ -98,7 +97,10 @@ impl http_body::Body for Body {
 }
 
 /// Reads a body whole. What it holds is charged as it arrives; a declared length reserves nothing.
-pub async fn read(body: Incoming, limits: BodyLimits, charge: &mut Charge) -> Result<Bytes, Error> {
+pub async fn read<B>(body: B, limits: BodyLimits, charge: &mut Charge) -> Result<Bytes, Error>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin,
+{
     if body.size_hint().lower() > limits.max_bytes as u64 {
         return Err(too_large(limits.max_bytes));
     }
@@ -153,7 +155,10 @@ where
     }
 }
 
-async fn collect(mut body: Incoming, max: usize, charge: &mut Charge) -> Result<Bytes, Error> {
+async fn collect<B>(mut body: B, max: usize, charge: &mut Charge) -> Result<Bytes, Error>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin,
+{
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     let mut read = 0usize;

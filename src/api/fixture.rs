@@ -22,6 +22,7 @@ use crate::{
         pool::{Pool, Threads},
         served::{Served, ServedParts, Sessions},
     },
+    predlog::{options::StoreOptions, store::Logs},
     repository::{
         calls::{self, Call, Control},
         options::ModelOptions,
@@ -109,6 +110,7 @@ pub fn api() -> Api {
         limits: BodyLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(30) },
         budget: Budget::new(16 << 20),
         place: Place { models: "nowhere".into(), state: None, store: None },
+        labels: Logs::idle(&StoreOptions::default()).unwrap().intake(),
         regions: Arc::new(Regions::new(RegionOptions::default(), 1 << 20)),
         log_format: Format::Text,
         traced: None,

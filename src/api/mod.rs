@@ -20,6 +20,7 @@ pub mod grpc;
 pub mod heads;
 pub mod health;
 pub mod http;
+pub mod labels;
 pub mod listen;
 pub mod messages;
 pub mod model_config;

@@ -16,6 +16,7 @@ use super::{
     auth::roles::Port,
     control::{ModelsRequest, RescanRequest, Verb},
     http::{Outcome, Target, finish, health, read_body, reply, repository, whole},
+    labels,
     openapi::Routes,
     rollout,
     schema::{ControlErrors, ModelErrors},
@@ -39,6 +40,7 @@ POST /admin/v1/models/rescan             look at the repository now
 GET  /admin/v1/models                    every model
 POST /admin/v1/models/NAME/purge         forget the answers that the model's cache keeps
 GET  /admin/v1/models/NAME/traffic       who gets what of its requests; POST: one step of a rollout
+POST /admin/v1/models/NAME/labels        what turned out to be true of its logged predictions
 GET  /admin/v1/explain/NAME[/VERSION]    what was decided about a version, and why
 GET  /openapi.json                       these routes as an OpenAPI document; GET /docs/ is a page to try them
 \nWithout configured callers, the repository and /admin answer this machine only.
@@ -59,6 +61,7 @@ pub fn router(api: &Api, metrics: Metrics) -> Router {
             .routes(routes!(purge))
             .routes(routes!(rollout::traffic, rollout::step))
             .routes(routes!(rollout::history))
+            .routes(routes!(labels::post))
             .routes(routes!(explain))
             .routes(routes!(explain_version))
             .routes(routes!(root))
@@ -202,6 +205,7 @@ mod tests {
             // Not 403, whatever the data ports allow.
             ("POST", "/v2/repository/models/digits/load", 200),
             ("POST", "/v2/repository/models/nosuch/unload", 404),
+            ("POST", "/admin/v1/models/digits/labels", 404),
             ("POST", "/admin/v1/models/load", 400),
             ("POST", "/admin/v1/models/rescan", 200),
             ("PUT", "/admin/v1/models", 405),

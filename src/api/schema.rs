@@ -30,7 +30,7 @@ impl IntoResponses for ModelErrors {
     }
 }
 
-/// What infer refuses.
+/// What infer refuses, and what takes labels.
 pub struct InferErrors;
 
 impl IntoResponses for InferErrors {

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::body::BodyLimits;
 use crate::{
+    predlog::labels::intake::Intake,
     repository::{calls::Control, remote_status::StoreStatus, table::SharedTable, traffic::Place},
     serving::{caller::Caller, engine::Engine, memory::Budget, regions::Regions},
     shutdown::{self, Phase},
@@ -65,6 +66,8 @@ pub struct Api {
     pub budget: Arc<Budget>,
     /// Where traffic rules are written.
     pub place: Place,
+    /// Where labels of logged predictions go.
+    pub labels: Intake,
     /// What clients registered of shared memory.
     pub regions: Arc<Regions>,
     /// How the log's lines look, for the settings of the logging extension.

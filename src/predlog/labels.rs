@@ -1,7 +1,11 @@
 //! Labels: what turned out to be true of a logged prediction. A table with revisions beside the log, joined by `label_key`.
 //! Pure; `store` has the files and `parse` the forms in which labels come.
 
+pub mod folder;
+pub mod import;
+pub mod intake;
 pub mod parse;
+pub mod staging;
 pub mod store;
 
 use std::{cmp::Ordering, collections::HashMap};
@@ -102,8 +106,7 @@ const FIELDS: [&str; 7] =
 pub fn from_row(row: &[(String, Value)], names: &Names, now: i64) -> Result<Label, String> {
     let field =
         |name: &str| row.iter().find(|(n, _)| n == name).map(|(_, v)| v).filter(|v| !empty(v));
-    let key =
-        field(&names.key).ok_or_else(|| format!("{}: expected a key, got nothing", names.key))?;
+    let key = field(&names.key).ok_or_else(|| no_key(row, names))?;
     let label = field(&names.label).map(Value::text);
     let label_value = match field("label_value") {
         Some(value) => Some(number("label_value", value)?),
@@ -130,6 +133,15 @@ pub fn from_row(row: &[(String, Value)], names: &Names, now: i64) -> Result<Labe
         revision: field("revision").map(|v| whole("revision", v)).transpose()?.unwrap_or(0),
         deleted,
     })
+}
+
+fn no_key(row: &[(String, Value)], names: &Names) -> String {
+    let key = &names.key;
+    if row.iter().any(|(name, _)| name == key) {
+        return format!("{key}: expected a key, got nothing");
+    }
+    let there: Vec<&str> = row.iter().map(|(name, _)| name.as_str()).take(20).collect();
+    format!("{key}: expected a key, got only the fields {}", there.join(", "))
 }
 
 /// Whether a field of this name means something.

@@ -30,6 +30,8 @@ pub struct StoreOptions {
     /// Bytes that the write-ahead log may take; beyond, rows are dropped and counted. Default: 10737418240 (10 GiB), which is
     /// reached where Parquet files cannot be written.
     pub wal_max_bytes: u64,
+    /// A directory with one for each model, in which files of labels are put to be brought in. Empty (default): none.
+    pub labels_folder: PathBuf,
     /// A file whose content is the key for what is hashed. Empty (default): none, and a model whose log hashes is refused.
     pub key_file: PathBuf,
 }
@@ -45,6 +47,7 @@ impl Default for StoreOptions {
             rotate_bytes: 128 << 20,
             rotate_seconds: 900,
             wal_max_bytes: 10 << 30,
+            labels_folder: PathBuf::new(),
             key_file: PathBuf::new(),
         }
     }

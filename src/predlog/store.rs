@@ -1,4 +1,4 @@
-//! The log of this process: which models have one, where it lies, and the two threads that write it.
+//! The log of this process: which models have one, where it lies, and the threads that write it.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,11 @@ use parking_lot::Mutex;
 use super::{
     capture::VersionLog,
     disk::{Disk, Real},
+    labels::{
+        folder::{Files, Folder},
+        intake::{Counts, Intake},
+    },
+    layout,
     options::{LogOptions, Retention, StoreOptions},
     redact::Key,
     ring::{Memory, Ring},
@@ -67,6 +72,8 @@ pub struct Numbers {
     pub recovered_rows: AtomicU64,
     pub torn_bytes: AtomicU64,
     pub expired_files: AtomicU64,
+    pub labels: Counts,
+    pub label_files: Files,
 }
 
 impl Shared {
@@ -86,6 +93,11 @@ impl Shared {
         self.models.lock().values().cloned().collect()
     }
 
+    /// Whether there are predictions of this model, or going to be.
+    pub fn keeps(&self, model: &str) -> bool {
+        self.models.lock().contains_key(model) || layout::versions(&self.place.root, model).is_dir()
+    }
+
     fn reading(&self) -> Reading {
         let numbers = &self.numbers;
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
@@ -103,6 +115,8 @@ impl Shared {
             recovered_rows: count(&numbers.recovered_rows),
             torn_bytes: count(&numbers.torn_bytes),
             expired_files: count(&numbers.expired_files),
+            labels: numbers.labels.read(),
+            label_files: numbers.label_files.read(),
         }
     }
 }
@@ -146,6 +160,11 @@ impl Logs {
         let _ = logs.shared.writer.set(write.thread().clone());
         let rotate = thread::Builder::new().name("onnxd-rotate".into()).spawn(|| rotator.run());
         logs.threads.lock().extend([write, rotate.map_err(failed)?]);
+        if !options.labels_folder.as_os_str().is_empty() {
+            let folder = Folder::new(logs.shared.clone());
+            let look = thread::Builder::new().name("onnxd-labels".into()).spawn(|| folder.run());
+            logs.threads.lock().push(look.map_err(failed)?);
+        }
         let shared = Arc::downgrade(&logs.shared);
         registry().set_predictions(move || shared.upgrade().map(|shared| shared.reading()));
         Ok(logs)
@@ -245,6 +264,11 @@ impl Logs {
         })
     }
 
+    /// Where labels of logged predictions are taken in.
+    pub fn intake(&self) -> Intake {
+        Intake::new(self.shared.clone())
+    }
+
     /// Writes what waits, makes Parquet of it and ends the threads; false where that takes longer than `limit`: then the next
     /// start does the rest.
     pub fn close(&self, limit: Duration) -> bool {
@@ -253,6 +277,8 @@ impl Logs {
         self.shared.wake();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
+            // Whoever has nothing to do sleeps.
+            thread.thread().unpark();
             while !thread.is_finished() {
                 if Instant::now() >= until {
                     return false;

@@ -290,6 +290,18 @@ pub const PREDICTIONS_EXPIRED: Metric = counter(
     &[],
     "Files of the prediction log that retention removed.",
 );
+pub const PREDICTIONS_LABELS: Metric = counter(
+    "onnxd_predlog_labels_total",
+    "labels",
+    &["model", "outcome"],
+    "Labels that this server took in, by outcome: new, or same (they were known).",
+);
+pub const PREDICTIONS_LABEL_FILES: Metric = counter(
+    "onnxd_predlog_label_files_total",
+    "files",
+    &["outcome"],
+    "Files of labels from prediction_log.labels_folder, by outcome: done, or failed (a mistake in them).",
+);
 pub const REFUSED: Metric = counter(
     "onnxd_requests_refused_total",
     "requests",
@@ -378,7 +390,7 @@ pub const START_TIME: Metric = gauge(
 );
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 60] = [
+pub const ALL: [&Metric; 62] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -420,6 +432,8 @@ pub const ALL: [&Metric; 60] = [
     &PREDICTIONS_RECOVERED,
     &PREDICTIONS_TORN,
     &PREDICTIONS_EXPIRED,
+    &PREDICTIONS_LABELS,
+    &PREDICTIONS_LABEL_FILES,
     &REFUSED,
     &CALLER_REQUESTS,
     &MEMORY_BYTES,

@@ -72,6 +72,22 @@ pub struct ModelReading {
     pub queue_bytes: u64,
 }
 
+/// What was taken in of labels for one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelReading {
+    pub model: String,
+    /// Labels that said something new, and those that were known.
+    pub new: u64,
+    pub same: u64,
+}
+
+/// Files of labels that lay in their folder: brought in, and refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelFiles {
+    pub done: u64,
+    pub failed: u64,
+}
+
 /// The log as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -89,11 +105,33 @@ pub struct Reading {
     pub torn_bytes: u64,
     /// Files that retention removed.
     pub expired_files: u64,
+    pub labels: Vec<LabelReading>,
+    pub label_files: LabelFiles,
 }
 
 /// Writes the log's numbers, where there is one.
 pub fn write(page: &mut Page, reading: Option<&Reading>) {
-    let Some(reading) = reading.filter(|reading| !reading.models.is_empty()) else { return };
+    let Some(reading) = reading else { return };
+    if !reading.labels.is_empty() {
+        page.family(&names::PREDICTIONS_LABELS);
+        for of in &reading.labels {
+            for (outcome, count) in [("new", of.new), ("same", of.same)] {
+                let labels = [("model", &*of.model), ("outcome", outcome)];
+                page.sample(names::PREDICTIONS_LABELS.name, &labels, count);
+            }
+        }
+    }
+    let files = reading.label_files;
+    if files != LabelFiles::default() {
+        page.family(&names::PREDICTIONS_LABEL_FILES);
+        for (outcome, count) in [("done", files.done), ("failed", files.failed)] {
+            let labels = [("outcome", outcome)];
+            page.sample(names::PREDICTIONS_LABEL_FILES.name, &labels, count);
+        }
+    }
+    if reading.models.is_empty() {
+        return;
+    }
     page.family(&names::PREDICTIONS_RECEIVED);
     for model in &reading.models {
         let labels = [("model", &*model.model)];

@@ -448,10 +448,14 @@ mod tests {
         std::mem::drop(registry.connection(Listener::Grpc));
         registry.log_dropped(4);
         let model = predictions::ModelReading { model: "a".into(), ..Default::default() };
-        let models = vec![model];
-        registry.set_predictions(move || {
-            Some(predictions::Reading { models: models.clone(), ..Default::default() })
-        });
+        let labels = predictions::LabelReading { model: "a".into(), ..Default::default() };
+        let reading = predictions::Reading {
+            models: vec![model],
+            labels: vec![labels],
+            label_files: predictions::LabelFiles { done: 1, failed: 0 },
+            ..Default::default()
+        };
+        registry.set_predictions(move || Some(reading.clone()));
         registry.set_memory(|| registry::Memory { bytes: 5, limit: 10, level: 0 });
         let counts = registry.caller("search");
         counts.ended(None);

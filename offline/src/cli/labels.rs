@@ -1,12 +1,6 @@
 //! `onnxd labels`: brings labels in, and says how far they reach.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    io::{self, BufReader},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fs::File, io, path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 use onnxd::{
@@ -16,9 +10,10 @@ use onnxd::{
     },
     predlog::{
         labels::{
-            Label, Names, from_row, is_known,
-            parse::{self, Form},
-            store::{Put, Store},
+            Names,
+            import::{self, Imported, Refused},
+            parse::{Form, Input},
+            store::Store,
         },
         reader::{Filter, Log},
         value::time_text,
@@ -28,9 +23,6 @@ use serde_json::{Value, json};
 
 use super::{Place, moment, now_us, span, too_little, unread, usage};
 use crate::coverage;
-
-/// Labels put into one file of the store at most.
-const CHUNK: usize = 100_000;
 
 /// Bring in what turned out to be true of logged predictions, and see how far it reaches
 #[derive(clap::Args, Debug)]
@@ -94,21 +86,12 @@ struct Import {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match &args.command {
-        Command::Import(args) => import(args),
+        Command::Import(args) => bring(args),
         Command::Coverage(args) => show(args),
     }
 }
 
-/// What an import came to.
-#[derive(Debug, Default)]
-struct Imported {
-    labels: u64,
-    put: Put,
-    /// Fields that mean nothing to labels.
-    ignored: BTreeSet<String>,
-}
-
-fn import(args: &Import) -> Result<ExitCode, Failure> {
+fn bring(args: &Import) -> Result<ExitCode, Failure> {
     let form = match args.form {
         Some(FormArg::Json) => Form::Json,
         Some(FormArg::Csv) => Form::Csv,
@@ -122,11 +105,11 @@ fn import(args: &Import) -> Result<ExitCode, Failure> {
         return Err(Failure::failed(format!("{}: no such directory", args.place.dir.display())));
     }
     let done = match args.file.to_str() {
-        Some("-") => read(args, form, io::stdin().lock()),
+        Some("-") => read(args, form, Input::Stream(&mut io::stdin().lock())),
         _ => {
             let file = File::open(&args.file)
                 .map_err(|error| Failure::failed(format!("{}: {error}", args.file.display())))?;
-            read(args, form, BufReader::new(file))
+            read(args, form, Input::File(file))
         }
     }?;
     match args.place.output {
@@ -148,30 +131,19 @@ fn import(args: &Import) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads everything before the first label is written: a file with a mistake changes nothing, unless it is of more labels
-/// than are held at once.
-fn read(args: &Import, form: Form, input: impl io::BufRead) -> Result<Imported, Failure> {
+fn read(args: &Import, form: Form, input: Input<'_>) -> Result<Imported, Failure> {
     let names = Names { key: args.key.clone(), label: args.label.clone(), time: args.time.clone() };
-    let (store, now) = (Store::at(&args.place.dir), now_us());
-    let mut done = Imported::default();
-    let mut held: Vec<Label> = Vec::new();
-    let put = |held: &mut Vec<Label>, done: &mut Imported| {
-        let put = store.put(&args.model, held, now).map_err(|error| error.0)?;
-        done.put.written += put.written;
-        done.put.known += put.known;
-        held.clear();
-        Ok::<(), String>(())
+    let import = import::Import {
+        store: &Store::at(&args.place.dir),
+        model: &args.model,
+        names: &names,
+        source: args.source.as_deref(),
+        now: now_us(),
     };
-    done.labels = parse::each(input, form, |row| {
-        done.ignored.extend(row.iter().map(|(n, _)| n).filter(|n| !is_known(n, &names)).cloned());
-        let mut label = from_row(&row, &names, now)?;
-        label.source = label.source.or_else(|| args.source.clone());
-        held.push(label);
-        if held.len() >= CHUNK { put(&mut held, &mut done) } else { Ok(()) }
+    import.run(input, form).map_err(|refused| match refused {
+        Refused::Wrong(why) => Failure::failed(format!("{}: {why}", args.file.display())),
+        Refused::Store(error) => unread(error),
     })
-    .map_err(|why| Failure::failed(format!("{}: {why}", args.file.display())))?;
-    put(&mut held, &mut done).map_err(Failure::failed)?;
-    Ok(done)
 }
 
 #[derive(clap::Args, Debug)]

@@ -209,6 +209,8 @@ pub const ROUTES: &[Route] = &[
     rpc("/inference.GRPCInferenceService/CudaSharedMemoryStatus", INFER),
     rpc("/inference.GRPCInferenceService/CudaSharedMemoryRegister", INFER),
     rpc("/inference.GRPCInferenceService/CudaSharedMemoryUnregister", INFER),
+    // What brings labels need not be able to do more.
+    on(Port::Operator, "/admin/v1/models/{model}/labels", ADMIN, OPERATE),
     on(Port::Operator, "/admin/{*rest}", ADMIN, ADMIN),
 ];
 

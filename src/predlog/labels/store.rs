@@ -1,7 +1,6 @@
 //! The labels' files: `labels/v1/model=…/date=…/labels-….parquet`, each written once.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -17,7 +16,7 @@ use chrono::DateTime;
 use parquet::arrow::ArrowWriter;
 use sha2::{Digest, Sha256};
 
-use super::{Label, Resolved};
+use super::{Label, Resolved, staging::Staging};
 use crate::predlog::{
     compact::sync_dir,
     export::properties,
@@ -49,7 +48,8 @@ impl Store {
         Store { root: root.to_owned() }
     }
 
-    fn model_dir(&self, model: &str) -> PathBuf {
+    /// Where the labels of a model lie.
+    pub fn model_dir(&self, model: &str) -> PathBuf {
         self.root.join(DIR).join(format!("model={}", encode(model)))
     }
 
@@ -65,28 +65,11 @@ impl Store {
         Ok(models)
     }
 
-    /// Keeps labels of a model. What is put a second time, the very same, is known and not written again; that a label
-    /// became known `now`, for want of a better time, makes it no other.
+    /// Keeps labels of a model: those that are not known yet.
     pub fn put(&self, model: &str, labels: &[Label], now: i64) -> Result<Put, ReadError> {
-        let mut by_date: BTreeMap<String, Vec<&Label>> = BTreeMap::new();
-        for label in labels {
-            by_date.entry(date(label.ts_label)).or_default().push(label);
-        }
-        let dates = entries(&self.model_dir(model))?;
-        let mut put = Put::default();
-        for (date, labels) in by_date {
-            let dir = self.model_dir(model).join(format!("date={date}"));
-            let path = dir.join(format!("labels-{}.parquet", identity(&labels, now)));
-            let name = path.file_name().unwrap_or_default();
-            if path.exists() || dates.iter().any(|date| date.join(name).exists()) {
-                put.known += labels.len() as u64;
-                continue;
-            }
-            fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
-            write(&path, &batch(&labels).map_err(|why| failed(&path, why))?)?;
-            put.written += labels.len() as u64;
-        }
-        Ok(put)
+        let mut staging = Staging::new(self, model, now);
+        staging.add(labels)?;
+        staging.commit()
     }
 
     /// The files of a model's labels, in order.
@@ -137,18 +120,16 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, ReadError> {
     }
 }
 
-fn date(ts: i64) -> String {
+/// The day of a time, as directories are named.
+pub fn date(ts: i64) -> String {
     let at = DateTime::from_timestamp_micros(ts).unwrap_or_default();
     at.date_naive().format("%Y-%m-%d").to_string()
 }
 
 /// What names a file: the labels in it.
-fn identity(labels: &[&Label], now: i64) -> String {
+pub fn identity(labels: &[&Label]) -> String {
     let mut hasher = Sha256::new();
     for label in labels {
-        let undated = label.ts_label == now;
-        let mut label = (*label).clone();
-        label.ts_label = if undated { i64::MIN } else { label.ts_label };
         // Its texts are quoted, so that no two different labels have the same.
         hasher.update(format!("{label:?}\n"));
     }
@@ -262,10 +243,15 @@ mod tests {
 
     fn labels_at(text: &str, now: i64) -> Vec<Label> {
         let mut all = Vec::new();
-        parse::each(text.as_bytes(), parse::Form::Json, |row| {
-            all.push(from_row(&row, &Names::default(), now)?);
-            Ok(())
-        })
+        parse::each(
+            parse::Input::Stream(&mut text.as_bytes()),
+            parse::Form::Json,
+            |_| true,
+            |row| {
+                all.push(from_row(&row, &Names::default(), now)?);
+                Ok(())
+            },
+        )
         .expect("labels");
         all
     }
