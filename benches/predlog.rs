@@ -7,6 +7,7 @@ use onnxd::{
     predlog::{
         disk::Real,
         encode::{Anchor, Ids, encode},
+        erased::Ledger,
         options::LogOptions,
         record::{CacheUse, Record, Route, Texts},
         rotate::{Origin, rotate},
@@ -124,7 +125,8 @@ fn predlog(criterion: &mut Criterion) {
     let ahead = write_ahead(&records, &subject, &mut ids);
     fs::File::create(&segment).and_then(|mut file| file.write_all(&ahead)).expect("written");
     let origin = Origin { node: "node", boot: "boot", segment: 0 };
-    let to_parquet = || rotate(&Real, home.path(), &segment, origin).expect("rotated");
+    let to_parquet =
+        || rotate(&Real, home.path(), &segment, (origin, &Ledger::default())).expect("rotated");
     let files = to_parquet().files;
     let bytes: u64 = files.iter().map(|file| fs::metadata(file).map_or(0, |data| data.len())).sum();
     println!("bytes a row: {} ahead, {} in Parquet", ahead.len() / ROWS, bytes / ROWS as u64);

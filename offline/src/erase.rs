@@ -1,4 +1,7 @@
-//! Erasure: rows and labels about one subject are written out of the files, and a ledger keeps later ones from counting.
+//! Erasure: rows and labels about one subject are written out of the files, and a ledger keeps later ones out.
+
+pub mod folder;
+pub mod wal;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -12,78 +15,25 @@ use arrow_select::filter::filter_record_batch;
 use onnxd::predlog::{
     compact::{Lock, sync_dir},
     digest,
+    erased::{DIR, Ledger, alone},
     export::properties,
-    labels::store::Store,
-    layout,
+    labels::{staging, store::Store},
+    layout::LOG_DIR,
     reader::{Filter, Log, Opened, ReadError, failed},
 };
 use parquet::arrow::ArrowWriter;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::coverage::column;
-
-/// Below the log's root; readers of the log skip what begins with `_`.
-const DIR: &str = "_erased";
-
-/// Whose rows count no more: keyed hashes, one a line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger(BTreeSet<String>);
-
-/// A line of the ledger.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    subject_key: String,
-    /// When it was asked for, RFC 3339.
-    at: String,
-}
-
-impl Ledger {
-    /// The ledger of the log below `root`; empty where nobody was erased.
-    pub fn read(root: &Path) -> Result<Ledger, ReadError> {
-        let path = root.join(DIR).join("ledger.jsonl");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::default()),
-            Err(error) => return Err(failed(&path, error)),
-        };
-        let read = |line: &str| -> Result<String, ReadError> {
-            serde_json::from_str::<Line>(line)
-                .map(|line| line.subject_key)
-                .map_err(|error| failed(&path, error))
-        };
-        text.lines().map(read).collect::<Result<_, _>>().map(Ledger)
-    }
-
-    pub fn holds(&self, subject_key: &str) -> bool {
-        self.0.contains(subject_key)
-    }
-
-    pub fn keys(&self) -> impl Iterator<Item = &String> {
-        self.0.iter()
-    }
-
-    /// Adds a key, on the disk before this returns.
-    fn add(&mut self, root: &Path, subject_key: &str, at: &str) -> Result<(), ReadError> {
-        if !self.0.insert(subject_key.to_owned()) {
-            return Ok(());
-        }
-        let dir = root.join(DIR);
-        let path = dir.join("ledger.jsonl");
-        let line = Line { subject_key: subject_key.to_owned(), at: at.to_owned() };
-        let text = serde_json::to_string(&line).map_err(|error| failed(&path, error))? + "\n";
-        fs::create_dir_all(&dir)
-            .and_then(|()| File::options().create(true).append(true).open(&path))
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|error| failed(&path, error))?;
-        sync_dir(&dir)
-    }
-}
 
 /// A file that was written anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rewritten {
     pub file: String,
     pub rows_erased: u64,
+    /// Bytes that could not be read at the end of a write-ahead log, and went as well.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub torn_bytes: u64,
     pub sha256_before: String,
     /// None where no row was left, and the file went.
     pub sha256_after: Option<String>,
@@ -104,8 +54,16 @@ pub struct Evidence {
     pub tainted_datasets: Vec<String>,
     /// Versions that were logged for the subject's requests.
     pub versions: Vec<String>,
-    /// Segments of the write-ahead log: rows in them are erased by the next run, once they are in a file.
-    pub wal_segments: u64,
+    /// Write-ahead logs of servers that have ended.
+    pub wal: Vec<Rewritten>,
+    /// Those of servers that run: by the ledger, these rows are left out when files are made of them.
+    pub wal_open: Vec<wal::Open>,
+    /// Files in the folder for labels.
+    pub label_files: Vec<folder::File>,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// What is to be erased, and when that is.
@@ -114,44 +72,63 @@ pub struct Request {
     pub log: Log,
     pub subject_keys: BTreeSet<String>,
     pub datasets: Vec<PathBuf>,
+    /// prediction_log.labels_folder of the servers.
+    pub labels_folder: Option<PathBuf>,
     pub dry_run: bool,
     /// RFC 3339.
     pub at: String,
 }
 
-/// Erases. Killed in between, it is run again: labels go before the rows that lead to them.
-pub fn erase(request: &Request, mut seen: impl FnMut(usize)) -> Result<Evidence, ReadError> {
+/// What there is of the subjects, before anything is written.
+struct Looked {
+    ahead: wal::Found,
+    files: u64,
+    /// Files with their rows.
+    hit: Vec<PathBuf>,
+    /// By model.
+    label_keys: BTreeMap<String, HashSet<String>>,
+    versions: BTreeSet<String>,
+}
+
+/// Enters the subjects into the ledger and looks for them: from then on, no file comes that holds them.
+fn look(request: &Request, mut seen: impl FnMut(usize)) -> Result<Looked, ReadError> {
     let Request { log, subject_keys, .. } = request;
-    let _lock = if request.dry_run { None } else { Some(Lock::take(log)?) };
-    if !request.dry_run {
-        let mut ledger = Ledger::read(&log.root)?;
-        for key in subject_keys {
-            ledger.add(&log.root, key, &request.at)?;
-        }
-    }
-    let files = log.files(&Filter::default())?;
-    let mut hit: Vec<&Path> = Vec::new();
     let mut label_keys: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     let mut versions = BTreeSet::new();
+    // Nothing becomes a file between the look at what is written ahead and the ledger.
+    let alone = if request.dry_run { None } else { Some(alone(&log.root)?) };
+    let ahead = wal::Found::below(&log.root)?;
+    ahead.gather(subject_keys, &mut label_keys, &mut versions)?;
+    if let Some(alone) = alone {
+        Ledger::add(&alone, &log.root, subject_keys, &request.at)?;
+    }
+    let files = log.files(&Filter::default())?;
+    let mut hit = Vec::new();
     for (n, file) in files.iter().enumerate() {
         let found = keys_of(&file.path, subject_keys)?;
         if !found.is_empty() {
             let of = &file.partition;
             versions.insert(format!("{}/{}", of.model, of.version));
             label_keys.entry(of.model.clone()).or_default().extend(found);
-            hit.push(&file.path);
+            hit.push(file.path.clone());
         }
         seen(n + 1);
     }
-    let rewrite = Rewrite { root: &log.root, dry_run: request.dry_run };
-    let mut labels = Vec::new();
-    for (model, keys) in &label_keys {
-        for path in Store::at(&log.root).files(model)? {
-            labels.extend(rewrite.without(&path, "label_key", |key| keys.contains(key))?);
-        }
-    }
+    Ok(Looked { ahead, files: files.len() as u64, hit, label_keys, versions })
+}
+
+/// Erases. Killed in between, it is run again: labels go before the rows that lead to them.
+pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, ReadError> {
+    let Request { log, subject_keys, dry_run, .. } = request;
+    let _lock = if *dry_run { None } else { Some(lock(log)?) };
+    let looked = look(request, seen)?;
+    let rewrite = Rewrite { root: &log.root, dry_run: *dry_run };
+    let labels = rewrite.labels(&looked.label_keys)?;
+    let folder = request.labels_folder.as_deref();
+    let label_files = folder.map(|dir| folder::erase(dir, &looked.label_keys, *dry_run));
+    let label_files = label_files.transpose()?.unwrap_or_default();
     let mut rows = Vec::new();
-    for path in hit {
+    for path in &looked.hit {
         rows.extend(rewrite.without(path, "subject_key", |key| subject_keys.contains(key))?);
     }
     let mut tainted_datasets = Vec::new();
@@ -164,18 +141,27 @@ pub fn erase(request: &Request, mut seen: impl FnMut(usize)) -> Result<Evidence,
         format: 1,
         at: request.at.clone(),
         subject_keys: subject_keys.iter().cloned().collect(),
-        done: !request.dry_run,
-        files_looked_at: files.len() as u64,
+        done: !dry_run,
+        files_looked_at: looked.files,
         log: rows,
         labels,
         tainted_datasets,
-        versions: versions.into_iter().collect(),
-        wal_segments: segments(&layout::wal(&log.root)),
+        versions: looked.versions.into_iter().collect(),
+        wal_open: looked.ahead.open(&log.root, subject_keys)?,
+        wal: looked.ahead.rewrite(&log.root, subject_keys, *dry_run)?,
+        label_files,
     };
-    if !request.dry_run {
+    if !dry_run {
         keep(&log.root, &evidence)?;
     }
     Ok(evidence)
+}
+
+/// Holds off compactions, where there is no file yet as well.
+fn lock(log: &Log) -> Result<Lock, ReadError> {
+    let dir = log.root.join(LOG_DIR);
+    fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
+    Lock::take(log)
 }
 
 /// The label keys of a file's rows about these subjects.
@@ -206,6 +192,24 @@ struct Rewrite<'a> {
 }
 
 impl Rewrite<'_> {
+    /// The labels of these keys, by model.
+    fn labels(
+        &self,
+        keys: &BTreeMap<String, HashSet<String>>,
+    ) -> Result<Vec<Rewritten>, ReadError> {
+        let mut rewritten = Vec::new();
+        for (model, keys) in keys {
+            let store = Store::at(self.root);
+            let dir = store.model_dir(model);
+            let waits = !self.dry_run && dir.is_dir();
+            let _lock = waits.then(|| staging::Lock::take(&dir)).transpose()?;
+            for path in store.files(model)? {
+                rewritten.extend(self.without(&path, "label_key", |key| keys.contains(key))?);
+            }
+        }
+        Ok(rewritten)
+    }
+
     /// Writes a file anew without the rows whose `name` is among those to go. None where there is no such row.
     fn without(
         &self,
@@ -229,6 +233,7 @@ impl Rewrite<'_> {
         let mut rewritten = Rewritten {
             file: path.strip_prefix(self.root).unwrap_or(path).display().to_string(),
             rows_erased: before - rows,
+            torn_bytes: 0,
             sha256_before: digest::file(path)?,
             sha256_after: None,
         };
@@ -283,18 +288,6 @@ fn holds(dir: &Path, subjects: &BTreeSet<String>) -> Result<bool, ReadError> {
         }
     }
     Ok(false)
-}
-
-/// Files of the write-ahead log.
-fn segments(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.file_type() {
-            Ok(kind) if kind.is_dir() => segments(&entry.path()),
-            _ => u64::from(entry.path().extension().is_some_and(|ending| ending == "wal")),
-        })
-        .sum()
 }
 
 fn keep(root: &Path, evidence: &Evidence) -> Result<(), ReadError> {

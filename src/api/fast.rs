@@ -18,6 +18,7 @@ use super::{
     timed, v1,
 };
 use crate::{
+    predlog::capture::LABEL_HEAD,
     repository::table::ROUTE,
     serving::{
         caller::Caller,
@@ -76,6 +77,12 @@ fn route_heads(names: &[Arc<str>], headers: &HeaderMap) -> RouteHeads {
     (!given.is_empty()).then_some(given)
 }
 
+/// What of them holds for every request of a stream: a key for labels is that of one.
+fn of_stream(heads: RouteHeads) -> RouteHeads {
+    let heads: Vec<_> = heads?.into_iter().filter(|(name, _)| **name != *LABEL_HEAD).collect();
+    (!heads.is_empty()).then(|| heads.into())
+}
+
 /// Says in the answer's head which way the request took, where the model has traffic rules.
 pub fn say_route(route: &Option<Arc<str>>, answer: &mut Response<Body>) {
     if let Some(route) = route
@@ -98,7 +105,7 @@ impl Lane {
                     let call = Call::of(&heads, routes());
                     return Lane::Grpc { call, body: request.into_body() };
                 }
-                let call = streaming::Call::of(&heads, routes());
+                let call = streaming::Call::of(&heads, of_stream(routes()));
                 return Lane::Stream { call, body: request.into_body() };
             }
         } else if post && let Some(target) = infer_target(path) {

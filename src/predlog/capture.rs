@@ -34,6 +34,9 @@ use crate::{
 /// Request parameters that the log looks at.
 pub const LABEL_KEY: &str = "label_key";
 
+/// The header, or gRPC's metadata, that says the same for who cannot change bodies. A parameter counts more.
+pub const LABEL_HEAD: &str = "x-onnxd-label-key";
+
 /// Characters of a client's text that are kept.
 const MOST_TEXT: usize = 1024;
 
@@ -104,8 +107,11 @@ impl VersionLog {
             caller: caller.cloned(),
             ..Texts::default()
         };
+        let heads = request.heads.iter().flatten();
+        let labelled = heads.filter(|(name, _)| **name == *LABEL_HEAD);
+        texts.label_key = labelled.map(|(_, key)| cut(key).into()).next();
         if !request.parameters.is_empty() {
-            texts.label_key = text(LABEL_KEY).map(Into::into);
+            texts.label_key = text(LABEL_KEY).map(Into::into).or(texts.label_key);
             let tags = options.tags.iter();
             texts.tags =
                 tags.filter_map(|tag| Some((tag.as_str().into(), text(tag)?.into()))).collect();

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod digest;
 pub mod disk;
 pub mod encode;
+pub mod erased;
 pub mod export;
 pub mod footer;
 pub mod labels;

@@ -24,6 +24,7 @@ use parquet::{
 use super::{
     columns::META,
     disk::{Disk, DiskFile},
+    erased::Ledger,
     footer::{self, LogSchema},
     layout::{self, HOUR_US, Partition},
     wal::Segment,
@@ -62,6 +63,8 @@ const FEW_VALUES: [&str; 17] = [
 pub struct Rotated {
     pub files: Vec<PathBuf>,
     pub rows: u64,
+    /// Rows that were left out, since their subject is erased.
+    pub erased: u64,
     /// Bytes at the segment's end that were no whole frame.
     pub torn_bytes: u64,
     /// Whose rows they are; `None` where there were none.
@@ -84,7 +87,7 @@ pub fn rotate(
     disk: &dyn Disk,
     root: &Path,
     segment: &Path,
-    origin: Origin<'_>,
+    (origin, erased): (Origin<'_>, &Ledger),
 ) -> Result<Rotated, String> {
     let failed = |error: io::Error| format!("{}: {error}", segment.display());
     let mut frames = Segment::open(segment).map_err(failed)?;
@@ -92,7 +95,10 @@ pub fn rotate(
     let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
     while let Some(batch) = frames.read().map_err(failed)? {
         let Some(footer) = frames.footer() else { break };
+        let all = batch.num_rows();
+        let batch = erased.without(&batch)?;
         rotated.rows += batch.num_rows() as u64;
+        rotated.erased += (all - batch.num_rows()) as u64;
         for (hour, rows) in by_hour(&batch)? {
             let own = match hours.entry(hour) {
                 Entry::Occupied(entry) => entry.into_mut(),

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::{Map, Value, json};
 
 use super::{
-    disk, layout,
+    disk, erased, layout,
     reader::{Filter, Log},
     retention,
     rotate::{Origin, Rotated, rotate},
@@ -32,8 +32,8 @@ pub struct Rotator {
     shared: Arc<Shared>,
     segments: Receiver<Sealed>,
     waiting: Vec<Sealed>,
-    /// Rows in files, by model.
-    rows: BTreeMap<String, u64>,
+    /// Rows in files, and those left out since their subject is erased, by model.
+    rows: BTreeMap<String, (u64, u64)>,
     complained: bool,
 }
 
@@ -80,7 +80,7 @@ impl Rotator {
         for sealed in std::mem::take(&mut self.waiting) {
             let place = &self.shared.place;
             let origin = Origin { node: &place.node, boot: &place.boot, segment: sealed.number };
-            match rotate(&*place.disk, &place.root, &sealed.path, origin) {
+            match self.rotate(&sealed.path, origin) {
                 Ok(rotated) => {
                     self.done_with(&sealed.path, rotated.torn_bytes);
                     self.shared.numbers.wal_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
@@ -98,6 +98,13 @@ impl Rotator {
                 }
             }
         }
+    }
+
+    /// Without the rows of those who are erased, of whom there are no more meanwhile.
+    fn rotate(&self, segment: &Path, origin: Origin<'_>) -> Result<Rotated, String> {
+        let place = &self.shared.place;
+        let held = erased::hold(&place.root).map_err(|error| error.0)?;
+        rotate(&*place.disk, &place.root, segment, (origin, &held.ledger))
     }
 
     /// A segment of this very start has no torn end unless somebody else wrote in it, or the disk lost something: it stays, for
@@ -128,8 +135,10 @@ impl Rotator {
         numbers.files.fetch_add(rotated.files.len() as u64, Ordering::Relaxed);
         numbers.file_rows.fetch_add(rotated.rows, Ordering::Relaxed);
         numbers.torn_bytes.fetch_add(rotated.torn_bytes, Ordering::Relaxed);
+        numbers.erased_rows.fetch_add(rotated.erased, Ordering::Relaxed);
         if let Some(model) = &rotated.model {
-            *self.rows.entry(model.clone()).or_default() += rotated.rows;
+            let (rows, erased) = self.rows.entry(model.clone()).or_default();
+            (*rows, *erased) = (*rows + rotated.rows, *erased + rotated.erased);
         }
     }
 
@@ -159,8 +168,7 @@ impl Rotator {
         let (mut rows, mut torn, mut whole) = (0, 0, true);
         let any = !segments.is_empty();
         for (segment, path) in segments {
-            let place = &self.shared.place;
-            match rotate(&*place.disk, &place.root, &path, Origin { node, boot, segment }) {
+            match self.rotate(&path, Origin { node, boot, segment }) {
                 Ok(rotated) => {
                     (rows, torn) = (rows + rotated.rows, torn + rotated.torn_bytes);
                     self.remove(&path);
@@ -238,13 +246,14 @@ impl Rotator {
                 .iter()
                 .map(|reason| (reason.label().to_owned(), account.dropped[*reason as usize].into()))
                 .collect();
-            let rows = self.rows.get(&*model.name).copied().unwrap_or(0);
+            let (rows, erased) = self.rows.get(&*model.name).copied().unwrap_or_default();
             let own = json!({
                 "received": account.received,
                 "written": account.written,
                 "dropped": dropped,
                 "in_flight": account.in_flight,
                 "in_files": rows,
+                "erased": erased,
             });
             accounts.insert(model.name.to_string(), own);
         }

@@ -72,6 +72,7 @@ pub struct Numbers {
     pub recovered_rows: AtomicU64,
     pub torn_bytes: AtomicU64,
     pub expired_files: AtomicU64,
+    pub erased_rows: AtomicU64,
     pub labels: Counts,
     pub label_files: Files,
 }
@@ -115,6 +116,7 @@ impl Shared {
             recovered_rows: count(&numbers.recovered_rows),
             torn_bytes: count(&numbers.torn_bytes),
             expired_files: count(&numbers.expired_files),
+            erased_rows: count(&numbers.erased_rows),
             labels: numbers.labels.read(),
             label_files: numbers.label_files.read(),
         }

@@ -12,7 +12,7 @@ use super::{options::ModelOptions, routes::Routes};
 use crate::{
     batcher::served::Served,
     cache::ask::Cached,
-    predlog::capture::VersionLog,
+    predlog::capture::{LABEL_HEAD, VersionLog},
     telemetry::stats::VersionStats,
     types::{
         error::{Code, Error},
@@ -27,7 +27,7 @@ pub type SharedTable = Arc<ArcSwap<Table>>;
 #[derive(Default)]
 pub struct Table {
     pub models: HashMap<Arc<str>, Arc<Model>, foldhash::fast::RandomState>,
-    /// Headers that decide where requests of some models go: nearly always none.
+    /// Headers that decide where requests of some models go, or what is logged of them: often none.
     pub heads: Vec<Arc<str>>,
 }
 
@@ -142,13 +142,15 @@ impl Table {
         self.model(model)?.resolve(version)
     }
 
-    /// The headers that the models' traffic rules look at.
+    /// The headers that the models' traffic rules and their logs look at.
     pub fn heads_of<'a>(models: impl Iterator<Item = &'a Arc<Model>>) -> Vec<Arc<str>> {
         let mut heads: Vec<Arc<str>> = Vec::new();
-        for routes in models.filter_map(|model| model.routes.as_ref()) {
-            let sticky = routes.traffic.sticky.as_ref().and_then(|sticky| sticky.header.as_deref());
-            let forced = routes.traffic.force.then_some(ROUTE);
-            for head in sticky.into_iter().chain(forced) {
+        for model in models {
+            let traffic = model.routes.as_ref().map(|routes| &routes.traffic);
+            let sticky = traffic.and_then(|traffic| traffic.sticky.as_ref()?.header.as_deref());
+            let forced = traffic.is_some_and(|traffic| traffic.force).then_some(ROUTE);
+            let logged = model.is_logged().then_some(LABEL_HEAD);
+            for head in sticky.into_iter().chain(forced).chain(logged) {
                 if !heads.iter().any(|known| **known == *head) {
                     heads.push(head.into());
                 }
@@ -165,6 +167,13 @@ impl Table {
 }
 
 impl Model {
+    /// Whether predictions of any version that serves are.
+    fn is_logged(&self) -> bool {
+        let logged =
+            |state: &State| matches!(state, State::Ready(version) if version.log.is_some());
+        self.versions.values().any(logged)
+    }
+
     /// The version that a request for `version` (empty: the current one) gets, whatever the traffic rules.
     pub fn resolve(&self, version: &str) -> Result<Arc<Version>, Error> {
         if version.is_empty() {

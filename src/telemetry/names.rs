@@ -290,6 +290,12 @@ pub const PREDICTIONS_EXPIRED: Metric = counter(
     &[],
     "Files of the prediction log that retention removed.",
 );
+pub const PREDICTIONS_ERASED: Metric = counter(
+    "onnxd_predlog_rows_erased_total",
+    "rows",
+    &[],
+    "Rows that were written ahead and left out of files, since their subject is erased.",
+);
 pub const PREDICTIONS_LABELS: Metric = counter(
     "onnxd_predlog_labels_total",
     "labels",
@@ -390,7 +396,7 @@ pub const START_TIME: Metric = gauge(
 );
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 62] = [
+pub const ALL: [&Metric; 63] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -432,6 +438,7 @@ pub const ALL: [&Metric; 62] = [
     &PREDICTIONS_RECOVERED,
     &PREDICTIONS_TORN,
     &PREDICTIONS_EXPIRED,
+    &PREDICTIONS_ERASED,
     &PREDICTIONS_LABELS,
     &PREDICTIONS_LABEL_FILES,
     &REFUSED,

@@ -105,6 +105,8 @@ pub struct Reading {
     pub torn_bytes: u64,
     /// Files that retention removed.
     pub expired_files: u64,
+    /// Rows that were left out of files, since their subject is erased.
+    pub erased_rows: u64,
     pub labels: Vec<LabelReading>,
     pub label_files: LabelFiles,
 }
@@ -167,4 +169,5 @@ pub fn write(page: &mut Page, reading: Option<&Reading>) {
     page.single(&names::PREDICTIONS_RECOVERED, Some(reading.recovered_rows));
     page.single(&names::PREDICTIONS_TORN, Some(reading.torn_bytes));
     page.single(&names::PREDICTIONS_EXPIRED, Some(reading.expired_files));
+    page.single(&names::PREDICTIONS_ERASED, Some(reading.erased_rows));
 }

@@ -1,16 +1,19 @@
 //! Labels of logged predictions, as a running server takes them in: over its operator's port, and from a folder.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
 use crate::support::{
     files::{Home, root, script, succeed, target},
+    grpc::{self, Grpc},
     http::{self, Answer, Http, infer},
     server::{Server, run_to_end},
     watch::{metric, until},
@@ -323,4 +326,66 @@ fn labels_wait_for_their_model_and_for_the_disk() {
     assert_eq!(http::post(&server.operator, load, "", &json!({})).status, 200);
     until("the other as well", || !early.exists());
     server.stop();
+}
+
+/// The keys of the log's rows, by request.
+fn keys(home: &Home) -> BTreeMap<String, String> {
+    use arrow_array::cast::AsArray;
+    let mut keys = BTreeMap::new();
+    for path in files(&log_of(home).join("log")) {
+        if path.extension().is_none_or(|ending| ending != "parquet") {
+            continue;
+        }
+        let file = fs::File::open(path).expect("a file");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+        for batch in reader.build().expect("a reader") {
+            let batch = batch.expect("rows");
+            let text = |name: &str| {
+                batch.column_by_name(name).expect("a column").as_string::<i32>().clone()
+            };
+            let (requests, labels) = (text("request_id"), text("label_key"));
+            keys.extend(
+                requests
+                    .iter()
+                    .flatten()
+                    .map(str::to_owned)
+                    .zip(labels.iter().flatten().map(str::to_owned)),
+            );
+        }
+    }
+    keys
+}
+
+#[test]
+fn who_cannot_change_bodies_gives_the_key_in_a_header() {
+    let home = home();
+    let server = Server::start(home.path(), &home.repository());
+    let ask = |id: &str, headers: &str, parameters: Value| {
+        let mut body = http::four(1.0);
+        (body["id"], body["parameters"]) = (id.into(), parameters);
+        assert_eq!(infer(&server.http, MODEL, headers, &body).status, 200);
+    };
+    let long = "ä".repeat(1000);
+    ask("head", "x-onnxd-label-key: order-1\r\n", json!({}));
+    ask("both", "X-Onnxd-Label-Key: order-2\r\n", json!({"label_key": "order-3"}));
+    ask("other", "x-onnxd-label-key: order-4\r\n", json!({"user": "u"}));
+    ask("none", "", json!({}));
+    ask("odd", &format!("x-onnxd-label-key: {long}\r\n"), json!({}));
+    let mut request = grpc::four(MODEL, 1.0);
+    request.id = "grpc".to_owned();
+    let calls = Grpc::connect(&server.grpc).with_metadata("x-onnxd-label-key", "order-5");
+    assert_eq!(calls.infer("", &request).code, 0);
+    server.stop();
+    let expected = [
+        ("head", "order-1"),
+        ("both", "order-3"),
+        ("other", "order-4"),
+        ("none", "none:0"),
+        // No text that a header holds.
+        ("odd", "odd:0"),
+        ("grpc", "order-5"),
+    ];
+    let expected: BTreeMap<String, String> =
+        expected.into_iter().map(|(id, key)| (id.to_owned(), key.to_owned())).collect();
+    assert_eq!(keys(&home), expected);
 }

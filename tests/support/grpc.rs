@@ -53,8 +53,8 @@ impl Called {
 /// A connection.
 pub struct Grpc {
     sender: SendRequest<Full<Bytes>>,
-    /// Sent with every call; empty: none.
-    key: String,
+    /// Sent with every call.
+    metadata: Vec<(&'static str, String)>,
 }
 
 impl Grpc {
@@ -71,13 +71,20 @@ impl Grpc {
                 spoken(TokioIo::new(io)).await
             }
         });
-        Grpc { sender, key: String::new() }
+        Grpc { sender, metadata: Vec::new() }
     }
 
     /// The same with a caller's key.
     #[must_use]
     pub fn with_key(self, key: &str) -> Grpc {
-        Grpc { key: key.to_owned(), ..self }
+        self.with_metadata("authorization", &format!("Bearer {key}"))
+    }
+
+    /// The same with metadata that goes with every call.
+    #[must_use]
+    pub fn with_metadata(mut self, name: &'static str, value: &str) -> Grpc {
+        self.metadata.push((name, value.to_owned()));
+        self
     }
 
     /// The same over TLS, offering h2.
@@ -90,7 +97,7 @@ impl Grpc {
             assert_eq!(io.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
             spoken(TokioIo::new(io)).await
         });
-        Grpc { sender, key: String::new() }
+        Grpc { sender, metadata: Vec::new() }
     }
 
     /// Begins a call; dropping or aborting the handle resets its stream.
@@ -101,8 +108,8 @@ impl Grpc {
         if !timeout.is_empty() {
             request = request.header("grpc-timeout", timeout);
         }
-        if !self.key.is_empty() {
-            request = request.header("authorization", format!("Bearer {}", self.key));
+        for (name, value) in &self.metadata {
+            request = request.header(*name, value);
         }
         let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
         let framed = [&[0][..], &length, message].concat();

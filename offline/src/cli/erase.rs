@@ -1,6 +1,10 @@
 //! `onnxd log erase`: writes a subject out of the log.
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 use onnxd::{
@@ -9,6 +13,8 @@ use onnxd::{
         output::{self, Output},
     },
     predlog::{
+        erased::Ledger,
+        layout,
         reader::{Filter, Log},
         redact::Key,
         value::time_text,
@@ -17,7 +23,7 @@ use onnxd::{
 use serde_json::{Value, json};
 
 use super::{Place, now_us, progress::Progress, unread, usage};
-use crate::erase::{Ledger, Request, Rewritten, erase};
+use crate::erase::{Evidence, Request, Rewritten, erase};
 
 /// Read and keep the prediction log
 #[derive(clap::Args, Debug)]
@@ -30,7 +36,7 @@ pub struct Args {
 enum Command {
     /// Write rows and labels about a subject out of every file, and keep the evidence
     #[command(
-        after_help = "Examples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run\n  onnxd log erase --subject 4711 --key-file log.key --datasets sets/march\n  onnxd log erase --again\n\nThe subject goes into a ledger, so that rows that come later are in no data set; --again erases those of everybody\nin it. Files of the write-ahead log are not looked at: run it again once they are closed. Copies elsewhere\n(backups, buckets with versions) are not reached."
+        after_help = "Examples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run\n  onnxd log erase --subject 4711 --key-file log.key --datasets sets/march\n  onnxd log erase --again\n\nThe subject goes into a ledger: rows of it that come later, and those that a running server has\nwritten ahead, are left out when files are made of them. --again erases everybody in it once more.\nCopies elsewhere (backups, buckets with versions) are not reached."
     )]
     Erase(Erase),
 }
@@ -52,6 +58,14 @@ struct Erase {
     /// Data sets to look into: those that hold the subject are listed
     #[arg(long, value_name = "DIR,...", value_delimiter = ',')]
     datasets: Vec<PathBuf>,
+    /// The folder for labels, prediction_log.labels_folder: files brought in that hold some go too
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "ONNXD_PREDICTION_LOG_LABELS_FOLDER",
+        hide_env_values = true
+    )]
+    labels_folder: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -61,13 +75,14 @@ struct Erase {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let Command::Erase(args) = &args.command;
-    let log = Log::open(&args.place.dir).map_err(unread)?;
+    let log = log(&args.place.dir)?;
     let subject_keys = subject_keys(args, &log)?;
     let files = log.files(&Filter::default()).map_err(unread)?.len();
     let request = Request {
         log,
         subject_keys,
         datasets: args.datasets.clone(),
+        labels_folder: args.labels_folder.clone(),
         dry_run: args.dry_run,
         at: time_text(now_us()),
     };
@@ -76,31 +91,49 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     drop(bar);
     match args.place.output {
         Output::Json => output::show(&json!(evidence), Output::Json),
-        Output::Text => {
-            let line = |file: &Rewritten| json!({"rows": file.rows_erased, "file": file.file});
-            let lines: Vec<Value> = evidence.log.iter().chain(&evidence.labels).map(line).collect();
-            if !lines.is_empty() {
-                output::say(&output::text(&Value::Array(lines)));
-            }
-            let sum = |files: &[Rewritten]| files.iter().map(|file| file.rows_erased).sum::<u64>();
-            output::say(&format!(
-                "{} rows and {} labels {}",
-                sum(&evidence.log),
-                sum(&evidence.labels),
-                if evidence.done { "are erased" } else { "would be erased" }
-            ));
-            for set in &evidence.tainted_datasets {
-                output::say(&format!("the data set {set} holds rows of the subject"));
-            }
-            if evidence.wal_segments > 0 {
-                output::say(&format!(
-                    "{} files of the write-ahead log may hold more: run it with --again once they are closed",
-                    evidence.wal_segments
-                ));
-            }
-        }
+        Output::Text => show(&evidence),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The log, which need not have a file yet: a server may have written ahead only.
+fn log(root: &Path) -> Result<Log, Failure> {
+    match layout::wal(root).is_dir() {
+        true => Ok(Log { root: root.to_owned() }),
+        false => Log::open(root).map_err(unread),
+    }
+}
+
+fn show(evidence: &Evidence) {
+    let line = |file: &Rewritten| json!({"rows": file.rows_erased, "file": file.file});
+    let files = evidence.log.iter().chain(&evidence.wal).chain(&evidence.labels);
+    let lines: Vec<Value> = files.map(line).collect();
+    if !lines.is_empty() {
+        output::say(&output::text(&Value::Array(lines)));
+    }
+    let sum = |files: &[Rewritten]| files.iter().map(|file| file.rows_erased).sum::<u64>();
+    output::say(&format!(
+        "{} rows and {} labels {}",
+        sum(&evidence.log) + sum(&evidence.wal),
+        sum(&evidence.labels),
+        if evidence.done { "are erased" } else { "would be erased" }
+    ));
+    let open: u64 = evidence.wal_open.iter().map(|open| open.rows).sum();
+    if open > 0 {
+        output::say(&format!(
+            "{open} rows are written ahead by a server that runs, which leaves them out when it makes files of them"
+        ));
+    }
+    for file in &evidence.label_files {
+        output::say(&match &file.left {
+            None if evidence.done => format!("{} is removed", file.file),
+            None => format!("{} would be removed", file.file),
+            Some(why) => format!("{} stays: {why}", file.file),
+        });
+    }
+    for set in &evidence.tainted_datasets {
+        output::say(&format!("the data set {set} holds rows of the subject"));
+    }
 }
 
 fn subject_keys(args: &Erase, log: &Log) -> Result<BTreeSet<String>, Failure> {

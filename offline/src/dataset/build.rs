@@ -12,6 +12,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::{concat::concat_batches, filter::filter_record_batch, take::take_record_batch};
 use onnxd::predlog::{
     digest,
+    erased::Ledger,
     export::{fitted, properties, united},
     footer::{ColumnRole, LogSchema, Role},
     labels::{Resolved, store::Store},
@@ -26,10 +27,7 @@ use super::{
     select::{Selection, Wanted, select},
     split::{Cuts, Slice},
 };
-use crate::{
-    coverage::{self, column, texts},
-    erase::Ledger,
-};
+use crate::coverage::{self, column, texts};
 
 /// What is asked for. Times in microseconds.
 #[derive(Clone, Debug)]

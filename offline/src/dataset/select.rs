@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
 use arrow_array::{Array, RecordBatch, StringArray};
 use onnxd::predlog::{
+    erased::Ledger,
     labels::{Label, Resolved},
     reader::{Filter, LogFile, ReadError, failed, rows, times},
 };
 
 use super::split::{Cuts, Slice};
-use crate::{
-    coverage::{column, numbers, texts},
-    erase::Ledger,
-};
+use crate::coverage::{column, numbers, texts};
 
 /// What rows have to be.
 #[derive(Clone, Debug)]
