@@ -4,6 +4,7 @@
 pub mod folder;
 pub mod import;
 pub mod intake;
+pub mod merge;
 pub mod parse;
 pub mod staging;
 pub mod store;

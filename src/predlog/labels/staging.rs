@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Label,
+    Label, merge,
     store::{self, Put, Store, each_of},
 };
 use crate::predlog::{
@@ -98,7 +98,8 @@ impl<'a> Staging<'a> {
             let aside = dir.join(ASIDE).join(format!("{}.tmp", self.files.len()));
             let name = format!("labels-{}.parquet", store::identity(&labels));
             fs::create_dir_all(dir.join(ASIDE)).map_err(|error| failed(&aside, error))?;
-            store::write(&aside, &store::batch(&labels).map_err(|why| failed(&aside, why))?)?;
+            let batch = store::batch(&labels).map_err(|why| failed(&aside, why))?;
+            store::write(&aside, &[batch])?;
             self.files.push((aside, dir.join(format!("date={date}")).join(name)));
             self.put.written += labels.len() as u64;
         }
@@ -149,12 +150,21 @@ impl<'a> Staging<'a> {
 
     /// Shows all of them, on the disk before this returns.
     pub fn commit(mut self) -> Result<Put, ReadError> {
+        let mut days = BTreeSet::new();
         for (aside, path) in std::mem::take(&mut self.files) {
             let date = path.parent().unwrap_or(Path::new("."));
             fs::create_dir_all(date).map_err(|error| failed(date, error))?;
             fs::rename(&aside, &path).map_err(|error| failed(&path, error))?;
             for dir in path.ancestors().skip(1).take(3) {
                 sync_dir(dir)?;
+            }
+            days.insert(date.to_owned());
+        }
+        let aside = self.store.model_dir(self.model).join(ASIDE);
+        for day in days {
+            if let Err(error) = merge::tidy(&day, &aside) {
+                // The labels are there; the next ones try again.
+                tracing::warn!(%error, "small files of labels cannot be put together");
             }
         }
         Ok(self.put)

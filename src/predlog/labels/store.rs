@@ -1,6 +1,7 @@
 //! The labels' files: `labels/v1/model=…/date=…/labels-….parquet`, each written once.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -86,12 +87,26 @@ impl Store {
         Ok(files)
     }
 
-    /// Every statement about a model.
+    /// Every statement about a model; where files are put together meanwhile, some of them twice.
     pub fn each(&self, model: &str, mut with: impl FnMut(Label)) -> Result<(), ReadError> {
-        for path in self.files(model)? {
-            each_of(&path, &mut with)?;
+        let mut done = BTreeSet::new();
+        loop {
+            let mut gone = false;
+            for path in self.files(model)? {
+                if done.contains(&path) {
+                    continue;
+                }
+                match each_of(&path, &mut with) {
+                    // Its labels are in another file now.
+                    Err(_) if !path.exists() => gone = true,
+                    read => read?,
+                }
+                done.insert(path);
+            }
+            if !gone {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// What counts of each key.
@@ -180,15 +195,16 @@ pub fn batch(labels: &[&Label]) -> Result<RecordBatch, String> {
 }
 
 /// A file under its own name once it is whole and on the disk.
-pub fn write(path: &Path, batch: &RecordBatch) -> Result<(), ReadError> {
+pub fn write(path: &Path, batches: &[RecordBatch]) -> Result<(), ReadError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let hidden = dir.join(format!(".{name}.{}", std::process::id()));
     let bad = |error: parquet::errors::ParquetError| failed(&hidden, error);
     let file = File::create(&hidden).map_err(|error| failed(&hidden, error))?;
-    let mut writer =
-        ArrowWriter::try_new(file, batch.schema(), Some(properties(None))).map_err(bad)?;
-    writer.write(batch).map_err(bad)?;
+    let mut writer = ArrowWriter::try_new(file, schema(), Some(properties(None))).map_err(bad)?;
+    for batch in batches {
+        writer.write(batch).map_err(bad)?;
+    }
     let file = writer.into_inner().map_err(bad)?;
     file.sync_all().map_err(|error| failed(&hidden, error))?;
     fs::rename(&hidden, path).map_err(|error| failed(path, error))?;
