@@ -188,7 +188,7 @@ fn where_labels_cannot_be_kept_the_answer_says_so_and_they_can_be_sent_again() {
         said.contains("the server's log has the reason") && !said.contains("predictions/"),
         "{said}"
     );
-    assert!(server.said().contains("labels cannot be kept"), "{}", server.said());
+    until("the log says why", || server.said().contains("labels cannot be kept"));
     fs::remove_file(log_of(&home).join("labels")).expect("removed");
     assert_eq!(counts(&labels(&server, JSON, one)), (1, 1, 0));
     server.stop();

@@ -58,7 +58,7 @@ struct Erase {
     /// Data sets to look into: those that hold the subject are listed
     #[arg(long, value_name = "DIR,...", value_delimiter = ',')]
     datasets: Vec<PathBuf>,
-    /// The folder for labels, prediction_log.labels_folder: files brought in that hold some go too
+    /// The folder for labels, prediction_log.labels_folder: files there that hold some go
     #[arg(
         long,
         value_name = "DIR",
