@@ -241,6 +241,10 @@ fn the_same_log_gives_the_same_id_however_its_files_lie() {
     assert_eq!(first["id"], second["id"]);
     let (other, _) = built(dir.path(), "three", &["--features", "in_b"]);
     assert_ne!(first["id"], other["id"]);
+    // So little that keys are set aside in parts, and rows of an hour in sorted files.
+    let (small, out) = built(dir.path(), "four", &["--memory-limit", "1MiB"]);
+    assert_eq!((&first["id"], &first["left_out"]), (&small["id"], &small["left_out"]));
+    assert!(!out.join("aside").exists(), "what was set aside is left");
 }
 
 #[test]

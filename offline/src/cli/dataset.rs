@@ -90,6 +90,9 @@ struct Build {
     /// Build it though a column gives the label away
     #[arg(long)]
     allow_leaks: bool,
+    /// About so much is held in memory; what is more waits on the disk, beside OUT
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = super::bytes)]
+    memory_limit: u64,
     #[command(flatten)]
     place: Place,
 }
@@ -149,6 +152,7 @@ fn request(args: &Build) -> Result<Request, Failure> {
         test: args.test,
         allow_leaks: args.allow_leaks,
         out: args.out.clone(),
+        memory_bytes: args.memory_limit,
     })
 }
 

@@ -116,3 +116,33 @@ fn moment(flag: &str, text: Option<&String>) -> Result<Option<i64>, Failure> {
 fn span(flag: &str, text: &str) -> Result<i64, Failure> {
     condition::span(text).map_err(|why| usage(format!("{flag}: {why}")))
 }
+
+/// A size as `--memory-limit` takes it: bytes, or with KiB, MiB or GiB behind.
+fn bytes(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => 0,
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|size| *size >= 1 << 20)
+        .ok_or_else(|| format!("expected at least 1MiB, as in 512MiB or 4GiB, got {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_are_read_and_slips_are_named() {
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("2097152"), Ok(2 << 20));
+        for slip in ["", "MiB", "1GB", "100KiB", "99999999999GiB", "-1GiB", "1 GiB", "ä"] {
+            let error = bytes(slip).expect_err(slip);
+            assert_eq!(error, format!("expected at least 1MiB, as in 512MiB or 4GiB, got {slip}"));
+        }
+    }
+}
