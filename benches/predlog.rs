@@ -1,13 +1,15 @@
-//! From records in the ring to Parquet, for a table of 30 features: rows per second on one core, and bytes a row.
+//! From records in the ring to Parquet, for a table of 30 features: rows per second on one core, and bytes a row. With `PREDLOG_ROWS` and
+//! `PREDLOG_DIR` it makes a log of so many rows there instead, with labels for nine of ten: what benches/predlog.py reads back.
 
-use std::{collections::BTreeMap, fs, hint::black_box, io::Write, sync::Arc};
+use std::{collections::BTreeMap, env, fs, hint::black_box, io::Write, path::Path, sync::Arc};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use onnxd::{
     predlog::{
         disk::Real,
         encode::{Anchor, Ids, encode},
         erased::Ledger,
+        labels::{Label, store::Store},
         options::LogOptions,
         record::{CacheUse, Record, Route, Texts},
         rotate::{Origin, rotate},
@@ -27,6 +29,11 @@ const FEATURES: usize = 30;
 const ROWS: usize = 100_000;
 /// Rows of a frame, as a busy server has them.
 const FRAME: usize = 3000;
+/// When the first row was received, microseconds since 1970, and what lies between two: 30 µs.
+const BEGAN: i64 = 1_700_000_000_000_000;
+const STEP_NS: u64 = 30_000;
+/// The rows of a log that is made are spread over so many days.
+const DAYS: u64 = 10;
 
 fn subject() -> Arc<Subject> {
     let spec = |name: &str, datatype, dims: Vec<Dim>| TensorSpec {
@@ -62,11 +69,12 @@ fn subject() -> Arc<Subject> {
     Arc::new(subject.expect("the options fit"))
 }
 
-fn records(subject: &Arc<Subject>, ids: &mut Ids) -> Vec<Record> {
+/// Rows from the `first` on.
+fn records(subject: &Arc<Subject>, ids: &mut Ids, first: usize, step_ns: u64) -> Vec<Record> {
     let mut record = |n: usize| {
         let mut record = Record {
             subject: subject.clone(),
-            received: Tick(n as u64 * 30_000),
+            received: Tick(n as u64 * step_ns),
             code: None,
             spans: Spans::default(),
             batch: Some((8, n as u64 / 8)),
@@ -76,7 +84,8 @@ fn records(subject: &Arc<Subject>, ids: &mut Ids) -> Vec<Record> {
             rows: 1,
             sample_p: 1.0,
             texts: Texts {
-                request_id: ids.next(1_700_000_000_000_000).hyphenated().to_string().into(),
+                request_id: ids.next(BEGAN).hyphenated().to_string().into(),
+                label_key: Some(label_key(n).into()),
                 ..Texts::default()
             },
             tensors: (0..3).map(|_| None).collect(),
@@ -98,11 +107,15 @@ fn records(subject: &Arc<Subject>, ids: &mut Ids) -> Vec<Record> {
         record.hold(2, &tensor(Datatype::Fp32, &[1, 2], scores));
         record
     };
-    (0..ROWS).map(&mut record).collect()
+    (first..first + ROWS).map(&mut record).collect()
+}
+
+fn label_key(row: usize) -> String {
+    format!("order-{row:012}")
 }
 
 fn write_ahead(records: &[Record], subject: &Subject, ids: &mut Ids) -> Vec<u8> {
-    let anchor = Anchor { tick: Tick(0), wall_us: 1_700_000_000_000_000 };
+    let anchor = Anchor { tick: Tick(0), wall_us: BEGAN };
     let mut bytes = Vec::new();
     for (at, records) in records.chunks(FRAME).enumerate() {
         let batch = encode(records, ids, anchor).expect("encoded");
@@ -114,7 +127,7 @@ fn write_ahead(records: &[Record], subject: &Subject, ids: &mut Ids) -> Vec<u8> 
 
 fn predlog(criterion: &mut Criterion) {
     let (subject, mut ids) = (subject(), Ids::new(1));
-    let records = records(&subject, &mut ids);
+    let records = records(&subject, &mut ids, 0, STEP_NS);
     let mut group = criterion.benchmark_group("predlog");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
     group.bench_function("write ahead", |bencher| {
@@ -134,5 +147,51 @@ fn predlog(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A log of `rows` rows, and labels for nine rows of ten, each within a day.
+fn make(root: &Path, rows: usize) {
+    let (subject, mut ids) = (subject(), Ids::new(1));
+    let step_ns = DAYS * 86_400_000_000_000 / rows.max(1) as u64;
+    let segment = root.join("_wal").join("0.wal");
+    fs::create_dir_all(root.join("_wal")).expect("made");
+    for (number, first) in (0..rows).step_by(ROWS).enumerate() {
+        let mut records = records(&subject, &mut ids, first, step_ns);
+        records.truncate(rows - first);
+        fs::write(&segment, write_ahead(&records, &subject, &mut ids)).expect("written");
+        let origin = Origin { node: "node", boot: "boot", segment: number as u64 };
+        rotate(&Real, root, &segment, (origin, &Ledger::default())).expect("rotated");
+        let said = |n: usize| label(n, step_ns, ids.chance());
+        let labels: Vec<Label> = (first..first + records.len()).filter_map(said).collect();
+        Store::at(root).put("bench", &labels, 0).expect("labels");
+    }
+    fs::remove_dir_all(root.join("_wal")).expect("removed");
+}
+
+fn label(row: usize, step_ns: u64, chance: u64) -> Option<Label> {
+    let late = i64::try_from(chance % 86_400_000_000).expect("a day");
+    let received = BEGAN + i64::try_from(row as u64 * step_ns / 1000).expect("few days");
+    let value = (chance >> 40) % 2;
+    (chance % 10 != 0).then(|| Label {
+        label_key: label_key(row),
+        event_id: None,
+        ts_label: received + late,
+        ts_event: None,
+        label: Some(value.to_string()),
+        label_value: Some(value as f64),
+        weight: None,
+        source: Some("bench".into()),
+        revision: 0,
+        deleted: false,
+    })
+}
+
 criterion_group!(benches, predlog);
-criterion_main!(benches);
+
+fn main() {
+    match (env::var_os("PREDLOG_DIR"), env::var("PREDLOG_ROWS")) {
+        (Some(root), Ok(rows)) => make(Path::new(&root), rows.parse().expect("a number of rows")),
+        _ => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}
