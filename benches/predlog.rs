@@ -170,7 +170,7 @@ fn label(row: usize, step_ns: u64, chance: u64) -> Option<Label> {
     let late = i64::try_from(chance % 86_400_000_000).expect("a day");
     let received = BEGAN + i64::try_from(row as u64 * step_ns / 1000).expect("few days");
     let value = (chance >> 40) % 2;
-    (chance % 10 != 0).then(|| Label {
+    (!chance.is_multiple_of(10)).then(|| Label {
         label_key: label_key(row),
         event_id: None,
         ts_label: received + late,
