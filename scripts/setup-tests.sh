@@ -82,6 +82,32 @@ tool() { # NAME PACKAGE FILE: the file of the package, without the leading slash
   rm -rf "$tools/$1.new"
 }
 
+# Spark's Java as ${CARGO_TARGET_DIR:-target}/java: the host's, or Debian's unpacked, whose settings are links to where it would be
+# installed. Without one, Spark is left out of what reads the log.
+java() {
+  local dest=$target/java link
+  if [ -x "$dest/bin/java" ]; then
+    echo "test clients: java is in $dest"
+    return
+  fi
+  rm -rf "$dest" "$dest.new"
+  if [ -n "$(type -P java)" ]; then
+    ln -s "$(dirname "$(dirname "$(readlink -f "$(type -P java)")")")" "$dest"
+    return
+  fi
+  if ! debian "$dest.new" bookworm openjdk-17-jre-headless; then
+    echo "test clients: no Java: Spark does not read the log" >&2
+    return
+  fi
+  find "$dest.new/usr" -type l | while read -r link; do
+    case $(readlink "$link") in
+    /etc/java-17-openjdk/*) cp --remove-destination "$dest.new$(readlink "$link")" "$link" ;;
+    esac
+  done
+  mv "$dest.new"/usr/lib/jvm/java-17-openjdk-* "$dest"
+  rm -rf "$dest.new"
+}
+
 perf_analyzer() {
   local wheel=perf-analyzer==2.60.0 digest=23ef56b107ae9233e5cf09fbdf508dd9b936a52f1bae2f63f53c8117087b3f25
   if [ -f "$analyzer/$digest" ]; then
@@ -145,6 +171,7 @@ browser() {
 
 environment tests/clients/requirements.txt "$venv"
 environment tests/readers/requirements.txt "$target/venv-readers"
+java
 perf_analyzer
 faketime
 browser

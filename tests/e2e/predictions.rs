@@ -64,7 +64,7 @@ fn cases() -> [(&'static str, Value, Value); 12] {
     ]
 }
 
-/// pandas, polars and DuckDB give the same values for every datatype, its extremes among them, and for failures.
+/// pandas, polars, DuckDB and PySpark give the same values for every datatype, its extremes among them, and for failures.
 #[test]
 fn every_reader_reads_every_value() {
     script("setup-tests.sh");
@@ -120,6 +120,9 @@ fn every_reader_reads_every_value() {
     fs::write(&list, Value::from(rows).to_string()).expect("written");
     let mut read = Command::new(target().join("venv-readers/bin/python"));
     read.arg(root().join("tests/readers/same.py")).arg(log_of(&home)).arg(&list);
+    if target().join("java").exists() {
+        read.env("JAVA_HOME", target().join("java"));
+    }
     println!("{}", succeed(&mut read, "same.py"));
 }
 

@@ -1,10 +1,14 @@
-"""Reads a prediction log with pandas, polars and DuckDB, and compares every value of every row with what was asked and answered.
+"""Reads a prediction log with pandas, polars, DuckDB and PySpark, and compares every value of every row with what was asked and answered.
 
   same.py LOG EXPECTED.json: a list of {request_id, row, columns: {name: value}}; numbers that JSON lacks are "NaN", "Infinity", "-Infinity"
+
+PySpark runs where JAVA_HOME is set, or java is there; without, it says so and goes on.
 """
 import glob
 import json
 import math
+import os
+import shutil
 import sys
 
 import duckdb
@@ -56,8 +60,40 @@ def with_duckdb(model):
     return [dict(zip(names, row)) for row in relation.fetchall()]
 
 
+def spark():
+    """A session of one thread in this process, which speaks to nobody."""
+    from pyspark.sql import SparkSession
+
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.warehouse.dir": os.path.join(root, "_spark"),
+        "spark.log.level": "ERROR",
+    }
+    builder = SparkSession.builder.master("local[1]")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def with_pyspark(model):
+    reader = spark().read.option("mergeSchema", "true").option("basePath", f"{root}/log/v1")
+    frame = reader.parquet(f"{root}/log/v1/model={model}")
+    types = dict(frame.dtypes)
+    assert types["ts"] == "timestamp" and types["hour"] == "int" and types["date"] == "date", types
+    return [row.asDict(recursive=True) for row in frame.collect()]
+
+
 models = sorted({own(f) for f in files})
-for read in (with_pandas, with_polars, with_duckdb):
+readers = [with_pandas, with_polars, with_duckdb]
+if os.environ.get("JAVA_HOME") or shutil.which("java"):
+    readers.append(with_pyspark)
+else:
+    print("pyspark: left out, for there is no Java")
+for read in readers:
     rows = [r for model in models for r in read(model)]
     assert len(rows) == len(expected), f"{read.__name__}: {len(rows)} rows, expected {len(expected)}"
     found = {(r["request_id"], r["row"]): r for r in rows}
