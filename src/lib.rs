@@ -24,6 +24,8 @@ pub mod runtime;
 
 pub mod wire;
 
+pub mod objects;
+
 pub mod telemetry;
 
 pub mod shutdown;

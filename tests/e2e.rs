@@ -66,5 +66,7 @@ mod start;
 mod store;
 #[path = "e2e/stream.rs"]
 mod stream;
+#[path = "e2e/upload.rs"]
+mod upload;
 #[path = "e2e/wire.rs"]
 mod wire;

@@ -13,13 +13,14 @@ use std::{
 use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow_select::filter::filter_record_batch;
 use onnxd::predlog::{
-    compact::{Lock, sync_dir},
+    compact::{Lock, journal, sync_dir},
     digest,
     erased::{DIR, Ledger, alone},
     export::properties,
     labels::{staging, store::Store},
-    layout::LOG_DIR,
+    layout::{self, LOG_DIR},
     reader::{Filter, Log, Opened, ReadError, failed},
+    upload::{book, marks::Line as Mark},
 };
 use parquet::arrow::ArrowWriter;
 use serde::Serialize;
@@ -54,6 +55,11 @@ pub struct Evidence {
     pub tainted_datasets: Vec<String>,
     /// Versions that were logged for the subject's requests.
     pub versions: Vec<String>,
+    /// Objects in the store that files go to (`prediction_log.upload`) that still have to change or to go: the server that uploads does
+    /// so, and says when in `_erased/objects.jsonl`.
+    pub objects_pending: Vec<String>,
+    /// Objects of rows whose files are here no more. Nobody has looked into them: fetch and erase them, or let them go.
+    pub objects_not_looked_at: Vec<String>,
     /// Write-ahead logs of servers that have ended.
     pub wal: Vec<Rewritten>,
     /// Those of servers that run: by the ledger, these rows are left out when files are made of them.
@@ -137,6 +143,8 @@ pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, Rea
             tainted_datasets.push(dir.display().to_string());
         }
     }
+    let (objects_pending, objects_not_looked_at) =
+        book::beyond(&log.root).map_err(|error| failed(&log.root, error))?;
     let evidence = Evidence {
         format: 1,
         at: request.at.clone(),
@@ -147,6 +155,8 @@ pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, Rea
         labels,
         tainted_datasets,
         versions: looked.versions.into_iter().collect(),
+        objects_pending,
+        objects_not_looked_at,
         wal_open: looked.ahead.open(&log.root, subject_keys)?,
         wal: looked.ahead.rewrite(&log.root, subject_keys, *dry_run)?,
         label_files,
@@ -161,7 +171,10 @@ pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, Rea
 fn lock(log: &Log) -> Result<Lock, ReadError> {
     let dir = log.root.join(LOG_DIR);
     fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
-    Lock::take(log)
+    let lock = Lock::wait(log)?;
+    // What compactions have put together has rows of the subjects as well.
+    journal::recover_all(log, &Filter::default())?;
+    Ok(lock)
 }
 
 /// The label keys of a file's rows about these subjects.
@@ -241,6 +254,12 @@ impl Rewrite<'_> {
             return Ok(Some(rewritten));
         }
         let dir = path.parent().unwrap_or(Path::new("."));
+        let profile = layout::profile(path);
+        for path in [path, &profile].into_iter().filter(|path| path.is_file()) {
+            let sha256 = digest::file(path)?;
+            let mark = |file| Mark::Erasing { file, sha256: sha256.clone() };
+            book::note(self.root, path, mark).map_err(|error| failed(path, error))?;
+        }
         if rows == 0 {
             fs::remove_file(path).map_err(|error| failed(path, error))?;
         } else {
@@ -261,7 +280,6 @@ impl Rewrite<'_> {
             rewritten.sha256_after = Some(digest::file(path)?);
         }
         // What was worked out from the rows that are gone.
-        let profile = path.with_extension("profile.parquet");
         match fs::remove_file(&profile) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(&profile, error));

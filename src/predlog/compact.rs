@@ -1,6 +1,7 @@
 //! Small files of closed hours put together. A row is never missing meanwhile; for other readers it may be there twice for a
 //! moment (`event_id` tells), for ours it never is.
 
+pub mod background;
 pub mod journal;
 
 use std::{
@@ -9,15 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow_array::{RecordBatch, UInt64Array};
-use arrow_select::{concat::concat_batches, take::take_record_batch};
+use arrow_array::{BooleanArray, RecordBatch, UInt64Array};
+use arrow_select::{concat::concat_batches, filter::filter_record_batch, take::take_record_batch};
 use parquet::arrow::ArrowWriter;
 
 use self::journal::Journal;
 use super::{
-    digest, export,
+    digest,
     layout::LOG_DIR,
-    reader::{Filter, Log, LogFile, Opened, ReadError, failed, times},
+    reader::{Batches, Filter, Log, LogFile, Opened, ReadError, failed, times},
+    rotate::properties,
 };
 
 /// When files are put together.
@@ -56,17 +58,25 @@ impl Merge {
 pub struct Lock(#[allow(dead_code, reason = "the lock ends with the open file")] File);
 
 impl Lock {
-    pub fn take(log: &Log) -> Result<Lock, ReadError> {
+    /// The lock, once whoever has it is through.
+    pub fn wait(log: &Log) -> Result<Lock, ReadError> {
+        let (path, file) = Lock::open(log)?;
+        file.lock().map_err(|error| failed(&path, error))?;
+        Ok(Lock(file))
+    }
+
+    /// The lock, if nobody has it.
+    pub fn take(log: &Log) -> Result<Option<Lock>, ReadError> {
+        let (_, file) = Lock::open(log)?;
+        Ok(file.try_lock().is_ok().then_some(Lock(file)))
+    }
+
+    fn open(log: &Log) -> Result<(PathBuf, File), ReadError> {
         let path = log.root.join(LOG_DIR).join("_compact.lock");
-        let file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|error| failed(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(_) => Err(failed(&path, "another compaction of this log is under way")),
+        let file = File::options().create(true).write(true).truncate(false).open(&path);
+        match file {
+            Ok(file) => Ok((path, file)),
+            Err(error) => Err(failed(&path, error)),
         }
     }
 }
@@ -84,7 +94,8 @@ pub fn plan(
         file.partition.ends().saturating_add(options.grace_us) <= now
             && file.bytes < options.small_bytes
     });
-    for hour in files.chunk_by(|a, b| a.partition == b.partition) {
+    let hours = files.chunk_by(|a, b| a.partition == b.partition);
+    for hour in hours.filter(|files| files.len() > 1) {
         // Files with the same columns and the same footer, in the order in which these come.
         let mut kinds: Vec<(Opened, Vec<(LogFile, u64)>)> = Vec::new();
         for file in hour {
@@ -135,24 +146,10 @@ fn name(file: &LogFile) -> String {
     file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Puts the files together. Killed at any moment, it leaves every row in place; `journal::recover` tidies up.
+/// Puts the files together. Killed at any moment, it leaves every row in place; `journal::recover` tidies up. What was put together
+/// stays under a hidden name until `journal::tidy`, for who has listed it and not opened it yet.
 pub fn run(merge: &Merge) -> Result<(), ReadError> {
     let hour = merge.output.parent().unwrap_or(Path::new("."));
-    let first = Opened::at(&merge.inputs[0].path)?;
-    let (schema, footer) = (first.schema.clone(), first.footer.clone());
-    let mut batches = Vec::new();
-    for file in &merge.inputs {
-        for batch in Opened::at(&file.path)?.batches(None)? {
-            batches.push(batch?);
-        }
-    }
-    let bad = |why: String| failed(&merge.output, why);
-    let all = concat_batches(&schema, &batches).map_err(|error| bad(error.to_string()))?;
-    drop(batches);
-    if all.num_rows() as u64 != merge.rows {
-        return Err(bad(format!("{} rows were read and {} expected", all.num_rows(), merge.rows)));
-    }
-    let sorted = by_time(&all).map_err(bad)?;
     let journal = Journal {
         inputs: merge.inputs.iter().map(name).collect(),
         output: merge
@@ -162,29 +159,107 @@ pub fn run(merge: &Merge) -> Result<(), ReadError> {
             .unwrap_or_default(),
     };
     let hidden = hour.join(journal.hidden());
-    write(&hidden, &sorted, footer.as_deref())?;
+    let written = write(&hidden, merge)?;
+    if written != merge.rows {
+        let why = format!("{written} rows were read and {} expected", merge.rows);
+        return Err(failed(&merge.output, why));
+    }
     journal.write(hour)?;
     fs::rename(&hidden, &merge.output).map_err(|error| failed(&merge.output, error))?;
     sync_dir(hour)?;
     journal.finish(hour)
 }
 
-fn by_time(batch: &RecordBatch) -> Result<RecordBatch, String> {
-    let times = times(batch)?;
-    let mut order: Vec<u64> = (0..batch.num_rows() as u64).collect();
-    order.sort_by_key(|row| times.value(*row as usize));
-    take_record_batch(batch, &UInt64Array::from(order)).map_err(|error| error.to_string())
+/// Writes the rows of all inputs into one file, by time, and has it on the disk. Says how many there were. A batch of each input is
+/// held at a time, and what makes a row group.
+fn write(path: &Path, merge: &Merge) -> Result<u64, ReadError> {
+    let bad = |why: String| failed(path, why);
+    let opened = merge.inputs.iter().map(|file| Opened::at(&file.path));
+    let opened = opened.collect::<Result<Vec<Opened>, ReadError>>()?;
+    let first = opened.first().ok_or_else(|| bad("nothing to put together".into()))?;
+    let (schema, footer) = (first.schema.clone(), first.footer.clone());
+    let rows = usize::try_from(merge.rows).unwrap_or(usize::MAX);
+    let properties = properties(&schema, rows, footer.as_deref());
+    let file = File::create(path).map_err(|error| failed(path, error))?;
+    let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+    let mut writer = writer.map_err(|error| bad(error.to_string()))?;
+    let sources = opened.into_iter().map(|file| file.batches(None)?.source());
+    let mut sources = sources.collect::<Result<Vec<Source>, ReadError>>()?;
+    let mut written = 0;
+    while let Some(until) = sources.iter().filter_map(Source::last).min() {
+        let mut parts = Vec::new();
+        for source in &mut sources {
+            parts.extend(source.take(until)?);
+        }
+        let rows = concat_batches(&schema, &parts).map_err(|error| bad(error.to_string()))?;
+        written += rows.num_rows() as u64;
+        let rows = by_time(&rows).map_err(bad)?;
+        writer.write(&rows).map_err(|error| bad(error.to_string()))?;
+    }
+    let mut file = writer.into_inner().map_err(|error| bad(error.to_string()))?;
+    file.flush().and_then(|()| file.sync_all()).map_err(|error| failed(path, error))?;
+    Ok(written)
 }
 
-/// Writes a whole file and has it on the disk.
-fn write(path: &Path, batch: &RecordBatch, footer: Option<&str>) -> Result<(), ReadError> {
-    let file = File::create(path).map_err(|error| failed(path, error))?;
-    let bad = |error: parquet::errors::ParquetError| failed(path, error);
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(export::properties(footer)))
-        .map_err(bad)?;
-    writer.write(batch).map_err(bad)?;
-    let mut file = writer.into_inner().map_err(bad)?;
-    file.flush().and_then(|()| file.sync_all()).map_err(|error| failed(path, error))
+/// The rows of one input that are not written yet.
+struct Source {
+    batches: Batches,
+    held: Option<RecordBatch>,
+}
+
+impl Batches {
+    fn source(self) -> Result<Source, ReadError> {
+        let mut source = Source { batches: self, held: None };
+        source.fill()?;
+        Ok(source)
+    }
+}
+
+impl Source {
+    fn fill(&mut self) -> Result<(), ReadError> {
+        while self.held.as_ref().is_none_or(|held| held.num_rows() == 0) {
+            match self.batches.next() {
+                Some(batch) => self.held = Some(batch?),
+                None => {
+                    self.held = None;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The time of the latest row that is held.
+    fn last(&self) -> Option<i64> {
+        times(self.held.as_ref()?).ok()?.values().iter().copied().max()
+    }
+
+    /// The rows that are held and not later than `until`, of which there may be none.
+    fn take(&mut self, until: i64) -> Result<Option<RecordBatch>, ReadError> {
+        let Some(held) = self.held.take() else { return Ok(None) };
+        let early: BooleanArray = {
+            let times = times(&held).map_err(ReadError)?;
+            times.values().iter().map(|ts| Some(*ts <= until)).collect()
+        };
+        let pick = |keep: &BooleanArray| {
+            filter_record_batch(&held, keep).map_err(|error| ReadError(error.to_string()))
+        };
+        let taken = pick(&early)?;
+        let late: BooleanArray = early.values().iter().map(|early| Some(!early)).collect();
+        self.held = Some(pick(&late)?);
+        self.fill()?;
+        Ok(Some(taken))
+    }
+}
+
+fn by_time(batch: &RecordBatch) -> Result<RecordBatch, String> {
+    let times = times(batch)?.values();
+    if times.is_sorted() {
+        return Ok(batch.clone());
+    }
+    let mut order: Vec<u64> = (0..batch.num_rows() as u64).collect();
+    order.sort_by_key(|row| times[*row as usize]);
+    take_record_batch(batch, &UInt64Array::from(order)).map_err(|error| error.to_string())
 }
 
 /// Has a directory's entries on the disk.

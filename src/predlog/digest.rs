@@ -1,15 +1,18 @@
 //! Digests of files, as the manifests and reports state them.
 
-use std::{fs::File, io, path::Path};
+use std::{io, path::Path};
 
 use sha2::{Digest, Sha256};
 
-use super::reader::{ReadError, failed};
+use super::{
+    compact::journal,
+    reader::{ReadError, failed},
+};
 
 /// SHA-256 of a file's bytes, in hexadecimal.
 pub fn file(path: &Path) -> Result<String, ReadError> {
     let mut hasher = Sha256::new();
-    let mut file = File::open(path).map_err(|error| failed(path, error))?;
+    let mut file = journal::open(path).map_err(|error| failed(path, error))?;
     io::copy(&mut file, &mut hasher).map_err(|error| failed(path, error))?;
     Ok(hex::encode(hasher.finalize()))
 }

@@ -102,6 +102,13 @@ impl Partition {
     }
 }
 
+/// What is known about the rows of a file, beside it. Readers of a directory skip what begins with `_`, and readers of
+/// `*.parquet` what ends otherwise.
+pub fn profile(part: &Path) -> PathBuf {
+    let name = part.file_stem().unwrap_or_default().to_string_lossy();
+    part.with_file_name(format!("_{name}.profile"))
+}
+
 /// Whether readers of the layout take this file for rows of the log: others skip names that begin with `.` or `_`, and a
 /// profile is a file about rows.
 pub fn is_part(name: &str) -> bool {

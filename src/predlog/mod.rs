@@ -26,6 +26,7 @@ pub mod schema;
 pub mod stat;
 pub mod store;
 pub mod subject;
+pub mod upload;
 pub mod value;
 pub mod verify;
 pub mod wal;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::redact::Rule;
+use crate::objects::{Place, shown};
 
 /// `prediction_log:` of the configuration: where the log of all models goes, and what it may take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,78 @@ pub struct StoreOptions {
     pub labels_folder: PathBuf,
     /// A file whose content is the key for what is hashed. Empty (default): none, and a model whose log hashes is refused.
     pub key_file: PathBuf,
+    /// Where closed files go as well.
+    pub upload: UploadOptions,
+    /// Whether small files of hours that are over are put together.
+    pub compact: CompactOptions,
+}
+
+/// `compact` of it: what `onnxd log compact` does, by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompactOptions {
+    /// Whether it is done. Default: false: who has listed the files and opens them minutes later, as long Spark jobs do, would miss some.
+    pub enabled: bool,
+    /// Files of fewer bytes are small. Default: 16777216 (16 MiB).
+    pub small_bytes: u64,
+    /// How many bytes of small files become one. Default: 134217728 (128 MiB).
+    pub target_bytes: u64,
+    /// Seconds after its end for which an hour is left alone. Default: 1800: rows of it may still be on their way into a file.
+    pub grace_seconds: u64,
+}
+
+impl Default for CompactOptions {
+    fn default() -> Self {
+        CompactOptions {
+            enabled: false,
+            small_bytes: 16 << 20,
+            target_bytes: 128 << 20,
+            grace_seconds: 1800,
+        }
+    }
+}
+
+/// `upload` of it: an object store that has every closed file as well, and labels, below the same paths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UploadOptions {
+    /// `s3://bucket/prefix`, `gs://…` or `az://…`; credentials and endpoint come from the environment, as for `models`. Empty
+    /// (default): files stay here alone.
+    pub uri: String,
+    /// Milliseconds that the store may take to answer, beside a second for each 256 KiB that are sent. Default: 10000.
+    pub timeout_ms: u64,
+}
+
+impl Default for UploadOptions {
+    fn default() -> Self {
+        UploadOptions { uri: String::new(), timeout_ms: 10_000 }
+    }
+}
+
+impl UploadOptions {
+    /// Whether anything goes up.
+    pub fn is_on(&self) -> bool {
+        !self.uri.is_empty()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.timeout_ms == 0 {
+            return Err("timeout_ms: expected at least 1, got 0".into());
+        }
+        if !self.is_on() {
+            return Ok(());
+        }
+        match Place::read(&self.uri) {
+            Ok(place) if place.is_web() => {
+                let got = shown(&self.uri);
+                Err(format!(
+                    "uri: expected s3://, gs:// or az://, got '{got}': a web server is for reading"
+                ))
+            }
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!("uri: '{}': {why}", shown(&self.uri))),
+        }
+    }
 }
 
 impl Default for StoreOptions {
@@ -49,6 +122,8 @@ impl Default for StoreOptions {
             wal_max_bytes: 10 << 30,
             labels_folder: PathBuf::new(),
             key_file: PathBuf::new(),
+            upload: UploadOptions::default(),
+            compact: CompactOptions::default(),
         }
     }
 }
@@ -66,6 +141,8 @@ impl StoreOptions {
             ("rotate_bytes", self.rotate_bytes),
             ("rotate_seconds", self.rotate_seconds),
             ("wal_max_bytes", self.wal_max_bytes),
+            ("compact.small_bytes", self.compact.small_bytes),
+            ("compact.target_bytes", self.compact.target_bytes),
         ] {
             if value == 0 {
                 return Err(format!("{key}: expected at least 1, got 0"));
@@ -74,6 +151,7 @@ impl StoreOptions {
         if self.dir.as_os_str().is_empty() {
             return Err("dir: expected a directory, got nothing".into());
         }
+        self.upload.check().map_err(|error| format!("upload.{error}"))?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !self.node.chars().all(plain) || self.node.starts_with(['.', '_']) {
             return Err(format!(
@@ -299,5 +377,11 @@ mod tests {
         assert!(refused(options).starts_with("redact.in_name: mask: "));
         let store = StoreOptions { node: "../x".into(), ..StoreOptions::default() };
         assert!(store.check().expect_err("refused").starts_with("node: "));
+        for uri in ["http://host/x", "/a/path", "s3://", "s3://me:pw@bucket"] {
+            let upload = UploadOptions { uri: uri.into(), ..UploadOptions::default() };
+            let store = StoreOptions { upload, ..StoreOptions::default() };
+            let error = store.check().expect_err("refused");
+            assert!(error.starts_with("upload.uri: ") && !error.contains("pw"), "{error}");
+        }
     }
 }

@@ -104,18 +104,22 @@ impl Log {
 
     /// The files that can hold rows of `filter`, ordered by model, version, hour and name.
     pub fn files(&self, filter: &Filter) -> Result<Vec<LogFile>, ReadError> {
-        let top = self.root.join(LOG_DIR);
         let mut found = Vec::new();
-        for hour in partitions(&top)? {
-            let Some(partition) = hour.strip_prefix(&top).ok().and_then(Partition::parse) else {
-                continue;
-            };
-            if filter.admits(&partition) {
-                found.extend(files_of(&hour, &partition)?);
-            }
+        for (hour, partition) in self.hours(filter)? {
+            found.extend(files_of(&hour, &partition)?);
         }
         found.sort();
         Ok(found)
+    }
+
+    /// The directories that can hold rows of `filter`.
+    pub fn hours(&self, filter: &Filter) -> Result<Vec<(PathBuf, Partition)>, ReadError> {
+        let top = self.root.join(LOG_DIR);
+        let parsed = |hour: PathBuf| {
+            let partition = Partition::parse(hour.strip_prefix(&top).ok()?)?;
+            filter.admits(&partition).then_some((hour, partition))
+        };
+        Ok(partitions(&top)?.into_iter().filter_map(parsed).collect())
     }
 }
 
@@ -182,7 +186,7 @@ pub struct Opened {
 
 impl Opened {
     pub fn at(path: &Path) -> Result<Opened, ReadError> {
-        let file = File::open(path).map_err(|error| failed(path, error))?;
+        let file = journal::open(path).map_err(|error| failed(path, error))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)
             .map_err(|error| failed(path, format!("not a readable Parquet file: {error}")))?;
         let about = builder.metadata().file_metadata();

@@ -192,7 +192,7 @@ impl Hour {
             Some(writer) => writer,
             None => {
                 let sink = Sink(disk.create(&self.temporary).map_err(|error| failed(&error))?);
-                let properties = properties(&schema, rows.num_rows(), footer);
+                let properties = properties(&schema, rows.num_rows(), Some(&footer.text()));
                 let writer = ArrowWriter::try_new(sink, schema, Some(properties));
                 self.writer.insert(writer.map_err(|error| failed(&error))?)
             }
@@ -229,22 +229,22 @@ fn sorted(rows: &RecordBatch) -> Result<RecordBatch, String> {
     take_record_batch(rows, &UInt32Array::from(order)).map_err(|error| error.to_string())
 }
 
-/// How a file is written: `rows` in its first row group, and none has more.
-fn properties(schema: &SchemaRef, rows: usize, footer: &LogSchema) -> WriterProperties {
-    let footer = KeyValue::new(footer::KEY.to_owned(), footer.text());
+/// How a file of so many rows, or of so many in its first row group, is written. Row groups are as large as the largest ever is.
+pub fn properties(schema: &SchemaRef, rows: usize, footer: Option<&str>) -> WriterProperties {
+    let footer = footer.map(|text| vec![KeyValue::new(footer::KEY.to_owned(), text.to_owned())]);
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("onnxd ", env!("CARGO_PKG_VERSION")).into())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS * 2))
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(vec![footer]));
+        .set_key_value_metadata(footer);
     let has = |name: &str| schema.field_with_name(name).is_ok();
     for name in LOOKED_UP.into_iter().filter(|name| has(name)) {
         let column = ColumnPath::from(name);
         properties = properties
             .set_column_bloom_filter_enabled(column.clone(), true)
-            .set_column_bloom_filter_max_ndv(column, rows.max(1) as u64);
+            .set_column_bloom_filter_max_ndv(column, rows.clamp(1, GROUP_ROWS * 2) as u64);
     }
     debug_assert!(META.iter().any(|(_, name, _, _)| *name == FEW_VALUES[0]));
     for name in FEW_VALUES.into_iter().filter(|name| has(name)) {

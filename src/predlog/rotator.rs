@@ -6,21 +6,24 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use serde_json::{Map, Value, json};
 
 use super::{
+    capture,
+    compact::{self, background::Background},
     disk, erased, layout,
-    reader::{Filter, Log},
+    reader::{Filter, Log, LogFile, ReadError},
     retention,
     rotate::{Origin, Rotated, rotate},
     store::Shared,
+    upload::book::{self, Book},
     writer::Sealed,
 };
-use crate::telemetry::predictions::Reason;
+use crate::telemetry::predictions::{Cause, Reason};
 
 /// Between two tries of a segment that could not be made Parquet.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -35,11 +38,30 @@ pub struct Rotator {
     /// Rows in files, and those left out since their subject is erased, by model.
     rows: BTreeMap<String, (u64, u64)>,
     complained: bool,
+    compaction: Option<Background>,
+    /// Tells the uploader, where there is one, that there are files.
+    news: Sender<()>,
 }
 
 impl Rotator {
-    pub fn new(shared: Arc<Shared>, segments: Receiver<Sealed>) -> Rotator {
-        Rotator { shared, segments, waiting: Vec::new(), rows: BTreeMap::new(), complained: false }
+    pub fn new(shared: Arc<Shared>, segments: Receiver<Sealed>, news: Sender<()>) -> Rotator {
+        let (root, options) = (shared.place.root.clone(), &shared.options.compact);
+        let grace = i64::try_from(options.grace_seconds).unwrap_or(i64::MAX);
+        let small = compact::Options {
+            small_bytes: options.small_bytes,
+            target_bytes: options.target_bytes,
+            grace_us: grace.saturating_mul(1_000_000),
+        };
+        let compaction = options.enabled.then(|| Background::new(root, small));
+        Rotator {
+            compaction,
+            shared,
+            segments,
+            waiting: Vec::new(),
+            rows: BTreeMap::new(),
+            complained: false,
+            news,
+        }
     }
 
     /// Works until the writer has ended and its last segment is done, or cannot be.
@@ -64,6 +86,9 @@ impl Rotator {
             if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
                 swept = Some(Instant::now());
                 self.expire();
+            }
+            if !closing && self.waiting.is_empty() && self.segments.is_empty() {
+                self.compact();
             }
             if closing || accounted.elapsed() >= ACCOUNT {
                 accounted = Instant::now();
@@ -140,6 +165,8 @@ impl Rotator {
             let (rows, erased) = self.rows.entry(model.clone()).or_default();
             (*rows, *erased) = (*rows + rotated.rows, *erased + rotated.erased);
         }
+        // Full: it will look in any case. Nobody there: nothing goes up.
+        let _ = self.news.try_send(());
     }
 
     /// Makes Parquet of what servers left that did not end well.
@@ -202,35 +229,88 @@ impl Rotator {
     fn expire(&self) {
         for model in self.shared.models() {
             let policy = *model.retention.lock();
-            let log = Log { root: self.shared.place.root.clone() };
-            let of = Filter { model: Some(model.name.to_string()), ..Filter::default() };
-            let files = match log.files(&of) {
+            let files = match self.files(&model.name) {
                 Ok(files) => files,
                 Err(error) => {
                     tracing::warn!(%error, "the files of the prediction log cannot be listed, to remove what is too old");
                     continue;
                 }
             };
-            let (mut gone, mut bytes) = (0u64, 0);
-            for file in retention::expired(&files, wall_us(), policy) {
-                match fs::remove_file(&file.path) {
-                    Ok(()) => (gone, bytes) = (gone + 1, bytes + file.bytes),
+            let mut gone: BTreeMap<Cause, (u64, u64)> = BTreeMap::new();
+            for (file, cause) in retention::expired(&files, capture::wall().wall_us, policy) {
+                match retention::remove(&file.path) {
+                    Ok(()) => {
+                        let sum = gone.entry(cause).or_default();
+                        *sum = (sum.0 + 1, sum.1 + file.bytes);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, path = %file.path.display(), "a file of the prediction log that is too old cannot be removed");
                     }
                 }
-                retention::remove_empty(&file.path);
             }
-            if gone > 0 {
-                tracing::info!(
-                    model = &*model.name,
-                    files = gone,
-                    bytes,
-                    "retention removed files of the prediction log"
-                );
-                self.shared.numbers.expired_files.fetch_add(gone, Ordering::Relaxed);
+            for (cause, (files, bytes)) in gone {
+                let model = &*model.name;
+                self.shared.numbers.expired_files[cause as usize]
+                    .fetch_add(files, Ordering::Relaxed);
+                match cause {
+                    Cause::NotUp => tracing::warn!(
+                        model,
+                        files,
+                        bytes,
+                        "retention removed files of the prediction log that are not in the object store: max_bytes leaves no room for them"
+                    ),
+                    Cause::Age | Cause::Size => {
+                        let cause = cause.label();
+                        tracing::info!(
+                            model,
+                            files,
+                            bytes,
+                            cause,
+                            "retention removed files of the prediction log"
+                        );
+                    }
+                }
             }
         }
+    }
+
+    fn compact(&mut self) {
+        let Some(compaction) = &mut self.compaction else { return };
+        let numbers = &self.shared.numbers;
+        match compaction.step(capture::wall().wall_us) {
+            Ok(None) => {}
+            Ok(Some(merge)) => {
+                numbers.compactions.fetch_add(1, Ordering::Relaxed);
+                numbers.compacted_files.fetch_add(merge.inputs.len() as u64, Ordering::Relaxed);
+                let _ = self.news.try_send(());
+            }
+            Err(error) => {
+                numbers.failed_compactions.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "files of the prediction log are not put together: they stay as they are");
+            }
+        }
+    }
+
+    /// The files of a model, and whether each may go: where files go to a store, those that are there.
+    fn files(&self, model: &str) -> Result<Vec<(LogFile, bool)>, ReadError> {
+        let (root, upload) = (&self.shared.place.root, &self.shared.options.upload);
+        let of = Filter { model: Some(model.to_owned()), ..Filter::default() };
+        let files = Log { root: root.clone() }.files(&of)?;
+        if !upload.is_on() {
+            return Ok(files.into_iter().map(|file| (file, true)).collect());
+        }
+        let book = Book::of(root, &upload.uri);
+        let mut known = Vec::with_capacity(files.len());
+        for hour in files.chunk_by(|a, b| a.partition == b.partition) {
+            let dir = hour.first().and_then(|file| book::place(root, &file.path));
+            // What cannot be read says that nothing is there: nothing goes for its age.
+            let marks = dir.and_then(|(dir, _)| book.read(&dir).ok()).unwrap_or_default();
+            known.extend(hour.iter().map(|file| {
+                let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+                (file.clone(), marks.is_up(&name))
+            }));
+        }
+        Ok(known)
     }
 
     /// Writes down what has become of all rows since the start.
@@ -263,7 +343,7 @@ impl Rotator {
             "node": &*place.node,
             "boot": &*place.boot,
             "closed": closed,
-            "at_us": wall_us(),
+            "at_us": capture::wall().wall_us,
             "models": accounts,
         });
         let path =
@@ -289,9 +369,4 @@ fn segments(folder: &Path) -> Vec<(u64, PathBuf)> {
         number.filter(|_| wal).map(|number| (number, path))
     };
     entries.flatten().filter_map(|entry| numbered(entry.path())).collect()
-}
-
-fn wall_us() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    i64::try_from(wall).unwrap_or(i64::MAX)
 }

@@ -30,11 +30,14 @@ use super::{
     rotator::Rotator,
     sampling,
     subject::{Parts, Subject},
+    upload::Uploader,
     writer::Writer,
 };
 use crate::{
     telemetry::{
-        predictions::{ModelReading, Reading},
+        predictions::{
+            Cause, CompactionReading, ModelReading, Reading, UploadFailure, UploadReading,
+        },
         registry::registry,
     },
     types::model::Signature,
@@ -71,10 +74,57 @@ pub struct Numbers {
     pub file_rows: AtomicU64,
     pub recovered_rows: AtomicU64,
     pub torn_bytes: AtomicU64,
-    pub expired_files: AtomicU64,
+    /// By `Cause as usize`.
+    pub expired_files: [AtomicU64; Cause::ALL.len()],
     pub erased_rows: AtomicU64,
     pub labels: Counts,
     pub label_files: Files,
+    pub upload: UploadNumbers,
+    pub compactions: AtomicU64,
+    pub compacted_files: AtomicU64,
+    pub failed_compactions: AtomicU64,
+}
+
+/// What is counted of the files that go to an object store.
+#[derive(Default)]
+pub struct UploadNumbers {
+    pub files: AtomicU64,
+    pub bytes: AtomicU64,
+    /// Objects that had to go.
+    pub removed: AtomicU64,
+    /// Files, and objects, that something is to be done about.
+    pub waiting: AtomicU64,
+    /// Since when the first of them waits, in seconds since 1970; 0 where none does.
+    pub oldest_seconds: AtomicU64,
+    failures: [AtomicU64; UploadFailure::ALL.len()],
+}
+
+impl UploadNumbers {
+    pub fn failed(&self, kind: UploadFailure) {
+        self.failures[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn failures_of(&self, kind: UploadFailure) -> u64 {
+        self.failures[kind as usize].load(Ordering::Relaxed)
+    }
+
+    fn reading(&self) -> UploadReading {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let lag = match count(&self.oldest_seconds) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        };
+        UploadReading {
+            files: count(&self.files),
+            bytes: count(&self.bytes),
+            removed: count(&self.removed),
+            waiting: count(&self.waiting),
+            lag_seconds: lag,
+            failures: self.failures.each_ref().map(count),
+        }
+    }
 }
 
 impl Shared {
@@ -115,7 +165,13 @@ impl Shared {
             file_rows: count(&numbers.file_rows),
             recovered_rows: count(&numbers.recovered_rows),
             torn_bytes: count(&numbers.torn_bytes),
-            expired_files: count(&numbers.expired_files),
+            expired_files: numbers.expired_files.each_ref().map(count),
+            compaction: self.options.compact.enabled.then(|| CompactionReading {
+                done: count(&numbers.compactions),
+                failed: count(&numbers.failed_compactions),
+                files: count(&numbers.compacted_files),
+            }),
+            upload: self.options.upload.is_on().then(|| numbers.upload.reading()),
             erased_rows: count(&numbers.erased_rows),
             labels: numbers.labels.read(),
             label_files: numbers.label_files.read(),
@@ -129,6 +185,8 @@ pub struct Logs {
     /// Versions have a log whether or not it is on: for who only looks.
     always: bool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Ends with them, or is left: the next start goes on.
+    uploader: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A version whose predictions may be logged.
@@ -155,7 +213,14 @@ impl Logs {
         let logs = Logs::idle_on(options, disk)?;
         let (sealed, segments) = bounded(SEALED);
         let writer = Writer::new(logs.shared.clone(), sealed);
-        let rotator = Rotator::new(logs.shared.clone(), segments);
+        let upload = &options.upload;
+        let uploader = match upload.is_on() {
+            true => Some(Uploader::new(logs.shared.clone(), upload)?),
+            false => None,
+        };
+        // One word is enough: whoever hears it looks at everything.
+        let (tell, news) = bounded(1);
+        let rotator = Rotator::new(logs.shared.clone(), segments, tell);
         let failed = |error| format!("a thread of the prediction log does not start: {error}");
         let write = thread::Builder::new().name("onnxd-predlog".into()).spawn(|| writer.run());
         let write = write.map_err(failed)?;
@@ -167,9 +232,20 @@ impl Logs {
             let look = thread::Builder::new().name("onnxd-labels".into()).spawn(|| folder.run());
             logs.threads.lock().push(look.map_err(failed)?);
         }
+        if let Some(uploader) = uploader {
+            let run = move || uploader.run(&news);
+            let upload = thread::Builder::new().name("onnxd-upload".into()).spawn(run);
+            *logs.uploader.lock() = Some(upload.map_err(failed)?);
+        }
         let shared = Arc::downgrade(&logs.shared);
         registry().set_predictions(move || shared.upgrade().map(|shared| shared.reading()));
         Ok(logs)
+    }
+
+    /// What the threads share, without the threads.
+    #[cfg(test)]
+    pub(super) fn idle_for_tests(options: &StoreOptions) -> Arc<Shared> {
+        Logs::idle_on(options, Arc::new(Real)).expect("options that hold").shared.clone()
     }
 
     /// For who opens models without serving them: options are checked, and nothing is written.
@@ -200,7 +276,8 @@ impl Logs {
             writer: OnceLock::new(),
             numbers: Numbers::default(),
         });
-        Ok(Logs { shared, always: false, threads: Mutex::default() })
+        let (threads, uploader) = (Mutex::default(), Mutex::default());
+        Ok(Logs { shared, always: false, threads, uploader })
     }
 
     /// The log of a version; `None` where its options say so.
@@ -290,6 +367,13 @@ impl Logs {
             if thread.join().is_err() {
                 return false;
             }
+        }
+        let uploader = self.uploader.lock().take();
+        while uploader.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= until {
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
         }
         true
     }

@@ -19,9 +19,10 @@ use super::{
     remote_list::Listed,
     remote_options::{RemoteOptions, Rollouts},
     remote_plan::{Job, Mirrored, Plan, Planner},
-    remote_source::{Source, shown},
+    remote_source::Source,
     remote_status::StoreStatus,
 };
+use crate::objects::shown;
 
 /// Models and versions that are read at once.
 const AT_ONCE: usize = 8;

@@ -3,28 +3,17 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use object_store::{
-    BackoffConfig, ClientConfigKey, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt,
-    RetryConfig,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    http::HttpBuilder,
-    path::Path,
-};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 
 use super::{
     manifest,
     remote_list::{INDEX_FILE, Object, read_index, read_sums},
 };
+use crate::objects::{Place, plain, shown};
 
 /// Objects of one repository, and bytes of an index: far more than any has, so that a wrong prefix fills no memory.
 const MOST_OBJECTS: usize = 200_000;
 const MOST_INDEX: u64 = 64 << 20;
-/// Characters of an error: stores answer with whole documents.
-const MOST_ERROR: usize = 400;
-/// Tries after the first one, within the patience.
-const RETRIES: usize = 2;
 
 /// Where models are read from.
 #[derive(Debug)]
@@ -55,7 +44,7 @@ impl Source {
     pub fn open(url: &str, patience: Duration) -> Result<Source, String> {
         let fail = |why: String| format!("models: '{}': {why}", shown(url));
         let place = Place::read(url).map_err(fail)?;
-        let built = build(&place, patience).map_err(|e| fail(plain(&e)))?;
+        let built = place.open(patience).map_err(fail)?;
         // A web server's path is part of its address.
         let path = if place.is_web() { "" } else { place.path };
         let prefix = Path::parse(path).map_err(|e| fail(plain(&e)))?;
@@ -217,131 +206,6 @@ fn object(key: String, meta: ObjectMeta) -> Object {
     Object { key, bytes: Some(meta.size), tag, etag: meta.e_tag, sha256: None }
 }
 
-/// The parts of a URL.
-#[derive(Debug, PartialEq, Eq)]
-struct Place<'a> {
-    scheme: &'a str,
-    /// Or bucket, or container.
-    host: &'a str,
-    path: &'a str,
-    url: &'a str,
-}
-
-impl Place<'_> {
-    fn read(url: &str) -> Result<Place<'_>, String> {
-        let url = url.trim_end_matches('/');
-        let (scheme, rest) = url.split_once("://").ok_or("expected a URL")?;
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if !["s3", "gs", "az", "http", "https"].contains(&scheme) {
-            return Err("expected s3://, gs://, az://, https:// or http://, or a local path".into());
-        }
-        if host.is_empty() {
-            return Err("expected a bucket, a container or a server's name after ://".into());
-        }
-        // They would be shown wherever the URL is.
-        if host.contains('@') || url.contains(['?', '#']) {
-            return Err(
-                "expected no credentials, query or fragment in it: credentials come from the environment (docs/operations.md)"
-                    .into(),
-            );
-        }
-        let place = Place { scheme, host, path, url };
-        match place.is_web() && is_link_local(host) {
-            true => Err("a link-local address is where clouds keep credentials, not models".into()),
-            false => Ok(place),
-        }
-    }
-
-    fn is_web(&self) -> bool {
-        matches!(self.scheme, "http" | "https")
-    }
-}
-
-fn is_link_local(host: &str) -> bool {
-    host.starts_with("169.254.") || host.to_ascii_lowercase().starts_with("[fe80:")
-}
-
-fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig {
-        backoff: BackoffConfig { max_backoff: patience / 4, ..BackoffConfig::default() },
-        max_retries: RETRIES,
-        retry_timeout: patience,
-    };
-    let seconds = format!("{}ms", patience.as_millis());
-    // A whole answer may take as long as it likes: what must not last is silence.
-    let client =
-        [(ClientConfigKey::ConnectTimeout, &*seconds), (ClientConfigKey::Timeout, "30days")];
-    let name = place.host;
-    Ok(match place.scheme {
-        "s3" => {
-            let mut s3 = AmazonS3Builder::from_env().with_bucket_name(name).with_retry(retry);
-            for (key, value) in client {
-                s3 = s3.with_config(AmazonS3ConfigKey::Client(key), value);
-            }
-            // Who names such an endpoint means it.
-            let endpoint = s3.get_config_value(&AmazonS3ConfigKey::Endpoint);
-            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-                s3 = s3.with_allow_http(true);
-            }
-            Arc::new(s3.build()?)
-        }
-        "gs" => {
-            let mut gs =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(name).with_retry(retry);
-            for (key, value) in client {
-                gs = gs.with_config(GoogleConfigKey::Client(key), value);
-            }
-            Arc::new(gs.build()?)
-        }
-        "az" => {
-            let mut az =
-                MicrosoftAzureBuilder::from_env().with_container_name(name).with_retry(retry);
-            for (key, value) in client {
-                az = az.with_config(AzureConfigKey::Client(key), value);
-            }
-            Arc::new(az.build()?)
-        }
-        scheme => {
-            let mut web = HttpBuilder::new().with_url(place.url).with_retry(retry);
-            for (key, value) in client {
-                web = web.with_config(key, value);
-            }
-            let plain = (scheme == "http").to_string();
-            Arc::new(web.with_config(ClientConfigKey::AllowHttp, plain).build()?)
-        }
-    })
-}
-
-/// An error on one line, without what a URL's query holds (signatures, for some stores), and not too long.
-pub(super) fn plain(error: &impl std::fmt::Display) -> String {
-    scrub(&error.to_string())
-}
-
-fn scrub(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| match word.split_once("://") {
-        Some((_, rest)) if rest.contains(['?', '@']) => "(a URL)",
-        _ => word,
-    });
-    let text = words.collect::<Vec<_>>().join(" ");
-    let text: String = text.chars().filter(|c| !c.is_control()).collect();
-    match text.char_indices().nth(MOST_ERROR) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text,
-    }
-}
-
-/// A URL for a message, without what might be a secret in it.
-pub fn shown(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let url = &url[..end];
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => {
-            format!("{}***{}", &url[..scheme + 3], &url[at..])
-        }
-        _ => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,13 +237,5 @@ mod tests {
             assert!(error.contains(why) && error.starts_with("models: '"), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
-    }
-
-    #[test]
-    fn no_secret_is_shown() {
-        let error = scrub("GET https://a.net/b?sig=abc failed\n after \u{7}2 tries");
-        assert_eq!(error, "GET (a URL) failed after 2 tries");
-        assert_eq!(shown("https://me:pw@host/x?y=1"), "https://***@host/x");
-        assert_eq!(scrub(&"x".repeat(1000)).chars().count(), MOST_ERROR + 1);
     }
 }

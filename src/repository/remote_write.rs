@@ -2,7 +2,8 @@
 
 use object_store::{Error, GetOptions, PutMode, PutOptions, UpdateVersion, path::Path};
 
-use super::remote_source::{Listing, Source, plain};
+use super::remote_source::{Listing, Source};
+use crate::objects::plain;
 
 /// Which content of an object was read.
 pub type Tag = UpdateVersion;

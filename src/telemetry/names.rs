@@ -287,8 +287,52 @@ pub const PREDICTIONS_TORN: Metric = counter(
 pub const PREDICTIONS_EXPIRED: Metric = counter(
     "onnxd_predlog_files_expired_total",
     "files",
+    &["reason"],
+    "Files of the prediction log that retention removed: age, size, not_uploaded (before they were in the object store, for want of room).",
+);
+pub const COMPACTIONS: Metric = counter(
+    "onnxd_predlog_compactions_total",
+    "compactions",
+    &["outcome"],
+    "Groups of small files of the prediction log that were put together by prediction_log.compact: done, failed.",
+);
+pub const COMPACTED_FILES: Metric = counter(
+    "onnxd_predlog_compacted_files_total",
+    "files",
     &[],
-    "Files of the prediction log that retention removed.",
+    "Small files that went into others.",
+);
+pub const UPLOAD_LAG: Metric = gauge(
+    "onnxd_predlog_upload_lag_seconds",
+    "seconds",
+    &[],
+    "How long the oldest closed file of the prediction log has waited to be in the object store; 0 where none waits.",
+);
+pub const UPLOAD_WAITING: Metric = gauge(
+    "onnxd_predlog_upload_waiting_files",
+    "files",
+    &[],
+    "Files that are not in the object store yet, or are to be replaced or removed there.",
+);
+pub const UPLOAD_FILES: Metric = counter(
+    "onnxd_predlog_upload_files_total",
+    "files",
+    &[],
+    "Files that were put into the object store.",
+);
+pub const UPLOAD_BYTES: Metric =
+    counter("onnxd_predlog_upload_bytes_total", "bytes", &[], "Bytes of those files.");
+pub const UPLOAD_REMOVED: Metric = counter(
+    "onnxd_predlog_upload_objects_removed_total",
+    "objects",
+    &[],
+    "Objects that were removed from the store, as a compaction or an erasure asks for.",
+);
+pub const UPLOAD_FAILURES: Metric = counter(
+    "onnxd_predlog_upload_failures_total",
+    "failures",
+    &["reason"],
+    "What could not be put into the object store or removed there: unreachable, refused, conflict, local.",
 );
 pub const PREDICTIONS_ERASED: Metric = counter(
     "onnxd_predlog_rows_erased_total",
@@ -396,7 +440,7 @@ pub const START_TIME: Metric = gauge(
 );
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 63] = [
+pub const ALL: [&Metric; 71] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -441,6 +485,14 @@ pub const ALL: [&Metric; 63] = [
     &PREDICTIONS_ERASED,
     &PREDICTIONS_LABELS,
     &PREDICTIONS_LABEL_FILES,
+    &COMPACTIONS,
+    &COMPACTED_FILES,
+    &UPLOAD_LAG,
+    &UPLOAD_WAITING,
+    &UPLOAD_FILES,
+    &UPLOAD_BYTES,
+    &UPLOAD_REMOVED,
+    &UPLOAD_FAILURES,
     &REFUSED,
     &CALLER_REQUESTS,
     &MEMORY_BYTES,

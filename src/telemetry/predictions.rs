@@ -42,6 +42,83 @@ impl Reason {
     }
 }
 
+/// Why retention removed a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    Age,
+    Size,
+    /// It is not in the object store, and there was no room for it.
+    NotUp,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 3] = [Cause::Age, Cause::Size, Cause::NotUp];
+
+    /// The value of the `reason` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Cause::Age => "age",
+            Cause::Size => "size",
+            Cause::NotUp => "not_uploaded",
+        }
+    }
+}
+
+/// Why a file did not go to the object store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadFailure {
+    /// The store does not answer, or not in time.
+    Unreachable,
+    /// It says no: no such bucket, no right to it, nothing like it known there.
+    Refused,
+    /// Something else is there by that name.
+    Conflict,
+    /// A file cannot be read here, or not noted.
+    Local,
+}
+
+impl UploadFailure {
+    pub const ALL: [UploadFailure; 4] = [
+        UploadFailure::Unreachable,
+        UploadFailure::Refused,
+        UploadFailure::Conflict,
+        UploadFailure::Local,
+    ];
+
+    /// The value of the `reason` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            UploadFailure::Unreachable => "unreachable",
+            UploadFailure::Refused => "refused",
+            UploadFailure::Conflict => "conflict",
+            UploadFailure::Local => "local",
+        }
+    }
+}
+
+/// Small files that were put together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompactionReading {
+    pub done: u64,
+    pub failed: u64,
+    /// That became others.
+    pub files: u64,
+}
+
+/// Files that go to an object store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UploadReading {
+    pub files: u64,
+    pub bytes: u64,
+    /// Objects that compactions and erasures had go.
+    pub removed: u64,
+    pub waiting: u64,
+    /// For how long the first of them does.
+    pub lag_seconds: u64,
+    /// By `UploadFailure as usize`.
+    pub failures: [u64; UploadFailure::ALL.len()],
+}
+
 /// Rows of one model: received, once sampled, is what was written, was dropped or is in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -103,12 +180,16 @@ pub struct Reading {
     pub recovered_rows: u64,
     /// Bytes cut off from such.
     pub torn_bytes: u64,
-    /// Files that retention removed.
-    pub expired_files: u64,
+    /// Files that retention removed, by `Cause as usize`.
+    pub expired_files: [u64; Cause::ALL.len()],
     /// Rows that were left out of files, since their subject is erased.
     pub erased_rows: u64,
     pub labels: Vec<LabelReading>,
     pub label_files: LabelFiles,
+    /// Where small files are put together by themselves.
+    pub compaction: Option<CompactionReading>,
+    /// Where files go to an object store.
+    pub upload: Option<UploadReading>,
 }
 
 /// Writes the log's numbers, where there is one.
@@ -168,6 +249,37 @@ pub fn write(page: &mut Page, reading: Option<&Reading>) {
     page.single(&names::PREDICTIONS_FILE_ROWS, Some(reading.file_rows));
     page.single(&names::PREDICTIONS_RECOVERED, Some(reading.recovered_rows));
     page.single(&names::PREDICTIONS_TORN, Some(reading.torn_bytes));
-    page.single(&names::PREDICTIONS_EXPIRED, Some(reading.expired_files));
+    page.family(&names::PREDICTIONS_EXPIRED);
+    for cause in Cause::ALL {
+        let labels = [("reason", cause.label())];
+        page.sample(
+            names::PREDICTIONS_EXPIRED.name,
+            &labels,
+            reading.expired_files[cause as usize],
+        );
+    }
     page.single(&names::PREDICTIONS_ERASED, Some(reading.erased_rows));
+    if let Some(compaction) = &reading.compaction {
+        page.family(&names::COMPACTIONS);
+        for (outcome, count) in [("done", compaction.done), ("failed", compaction.failed)] {
+            page.sample(names::COMPACTIONS.name, &[("outcome", outcome)], count);
+        }
+        page.single(&names::COMPACTED_FILES, Some(compaction.files));
+    }
+    if let Some(upload) = &reading.upload {
+        write_upload(page, upload);
+    }
+}
+
+fn write_upload(page: &mut Page, upload: &UploadReading) {
+    page.single(&names::UPLOAD_LAG, Some(upload.lag_seconds));
+    page.single(&names::UPLOAD_WAITING, Some(upload.waiting));
+    page.single(&names::UPLOAD_FILES, Some(upload.files));
+    page.single(&names::UPLOAD_BYTES, Some(upload.bytes));
+    page.single(&names::UPLOAD_REMOVED, Some(upload.removed));
+    page.family(&names::UPLOAD_FAILURES);
+    for kind in UploadFailure::ALL {
+        let labels = [("reason", kind.label())];
+        page.sample(names::UPLOAD_FAILURES.name, &labels, upload.failures[kind as usize]);
+    }
 }

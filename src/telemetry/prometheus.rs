@@ -453,6 +453,8 @@ mod tests {
             models: vec![model],
             labels: vec![labels],
             label_files: predictions::LabelFiles { done: 1, failed: 0 },
+            compaction: Some(Default::default()),
+            upload: Some(Default::default()),
             ..Default::default()
         };
         registry.set_predictions(move || Some(reading.clone()));

@@ -77,6 +77,34 @@ impl S3 {
         }
     }
 
+    /// The keys below a prefix; their objects are fetched into a folder.
+    pub fn fetch(&self, prefix: &str, folder: &Path) -> Vec<String> {
+        let shown = prefix.replace(' ', "%20");
+        let list = self.ask("GET", &format!("/models?list-type=2&prefix={shown}/"), b"");
+        assert_eq!(list.status, 200);
+        let list = String::from_utf8(list.body).expect("text");
+        let keys = list.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+        let keys: Vec<String> = keys.map(str::to_owned).collect();
+        for key in &keys {
+            let escaped = key.replace('%', "%25").replace(' ', "%20");
+            let answer = self.ask("GET", &format!("/models/{escaped}"), b"");
+            assert_eq!(answer.status, 200, "{key}");
+            let below = key.strip_prefix(prefix).expect("below the prefix").trim_start_matches('/');
+            let path = folder.join(below);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, answer.body).expect("written");
+        }
+        keys
+    }
+
+    /// Has it hang, or go on.
+    pub fn pause(&self, pause: bool) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
+        let signal = if pause { libc::SIGSTOP } else { libc::SIGCONT };
+        // SAFETY: kill takes no pointer; the child is not waited for yet, so that its id is still its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
     /// Has a server read from here.
     pub fn known_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let command = command.envs(KEYS);

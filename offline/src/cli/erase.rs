@@ -134,6 +134,20 @@ fn show(evidence: &Evidence) {
     for set in &evidence.tainted_datasets {
         output::say(&format!("the data set {set} holds rows of the subject"));
     }
+    for (objects, what) in [
+        (
+            &evidence.objects_pending,
+            "objects change or go once the server that uploads runs (_erased/objects.jsonl says when)",
+        ),
+        (
+            &evidence.objects_not_looked_at,
+            "objects have no file here any more, and were not looked into (the evidence names them)",
+        ),
+    ] {
+        if !objects.is_empty() {
+            output::say(&format!("{} {what}", objects.len()));
+        }
+    }
 }
 
 fn subject_keys(args: &Erase, log: &Log) -> Result<BTreeSet<String>, Failure> {

@@ -1,6 +1,6 @@
 //! `onnxd log verify` and `compact`: whether the files hold, and fewer of them.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
     predlog::{
         compact::{self, Lock, Merge, Options, journal},
         condition,
-        reader::{Filter, Log, LogFile},
+        reader::{Log, LogFile},
         verify,
     },
 };
@@ -103,9 +103,12 @@ pub fn compact(args: &CompactArgs) -> Result<ExitCode, Failure> {
         Options { small_bytes: args.small << 20, target_bytes: args.target << 20, grace_us };
     let _lock = match args.dry_run {
         true => None,
-        false => Some(Lock::take(&log).map_err(unread)?),
+        false => Some(Lock::wait(&log).map_err(unread)?),
     };
-    let recovered = if args.dry_run { 0 } else { recover(&log, &filter)? };
+    let recovered = match args.dry_run {
+        true => 0,
+        false => journal::recover_all(&log, &filter).map_err(unread)?,
+    };
     let merges = compact::plan(&log, &filter, &options, now_us()).map_err(unread)?;
     if !args.dry_run {
         let bar = Progress::of(merges.len(), "merges");
@@ -113,6 +116,7 @@ pub fn compact(args: &CompactArgs) -> Result<ExitCode, Failure> {
             compact::run(merge).map_err(unread)?;
             bar.at(n + 1);
         }
+        journal::recover_all(&log, &filter).map_err(unread)?;
     }
     let lines: Vec<Value> = merges.iter().map(|merge| line(&log, merge)).collect();
     let before: usize = merges.iter().map(|merge| merge.inputs.len()).sum();
@@ -130,13 +134,6 @@ pub fn compact(args: &CompactArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ends what a killed compaction left, in every hour that has files.
-fn recover(log: &Log, filter: &Filter) -> Result<usize, Failure> {
-    let files = log.files(filter).map_err(unread)?;
-    let hours: BTreeSet<_> = files.iter().filter_map(|file| file.path.parent()).collect();
-    hours.into_iter().map(|hour| journal::recover(hour).map_err(unread)).sum()
 }
 
 fn line(log: &Log, merge: &Merge) -> Value {

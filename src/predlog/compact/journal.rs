@@ -5,12 +5,17 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::sync_dir;
-use crate::predlog::reader::{ReadError, failed};
+use crate::predlog::{
+    layout,
+    reader::{Filter, Log, ReadError, failed},
+    upload::{book, marks::Line},
+};
 
 const PREFIX: &str = "_compact-";
 
@@ -28,7 +33,7 @@ impl Journal {
 
     /// The output's name while it is written.
     pub fn hidden(&self) -> String {
-        format!(".{}", self.output)
+        format!(".{}.tmp", self.output)
     }
 
     pub fn write(&self, hour: &Path) -> Result<(), ReadError> {
@@ -42,13 +47,54 @@ impl Journal {
         sync_dir(hour)
     }
 
-    /// The output has its name: the inputs go, and then the journal.
+    /// The output has its name: the inputs lose theirs. Where files go to a store, theirs will go from there too.
     pub fn finish(&self, hour: &Path) -> Result<(), ReadError> {
+        let output = hour.join(&self.output);
+        let profiles = self.inputs.iter().map(|input| layout::profile(&hour.join(input)));
+        let profiles = profiles.filter(|profile| profile.is_file());
+        let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        let profiles = profiles.filter_map(name);
+        let files: Vec<String> = self.inputs.iter().cloned().chain(profiles).collect();
+        // log/v1, model, version, date and hour lie between.
+        if let Some(root) = hour.ancestors().nth(6) {
+            let line = |by| Line::Replaced { files: files.clone(), by };
+            book::note(root, &output, line).map_err(|error| failed(&output, error))?;
+        }
         for input in &self.inputs {
-            remove(&hour.join(input))?;
+            retire(&hour.join(input))?;
+            remove(&layout::profile(&hour.join(input)))?;
+        }
+        sync_dir(hour)
+    }
+
+    /// What was put together goes, and then the journal.
+    fn end(&self, hour: &Path) -> Result<(), ReadError> {
+        for input in &self.inputs {
+            remove(&retired(&hour.join(input)))?;
         }
         sync_dir(hour)?;
         remove(&self.path(hour))
+    }
+}
+
+/// The name under which a file whose rows are in another is still there for a while: readers of directories and of `*.parquet` skip it.
+pub fn retired(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.replaced"))
+}
+
+/// The file, also where a compaction has just put its rows into another.
+pub fn open(file: &Path) -> io::Result<File> {
+    File::open(file).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => File::open(retired(file)).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+fn retire(file: &Path) -> Result<(), ReadError> {
+    match fs::rename(file, retired(file)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(file, error)),
+        _ => Ok(()),
     }
 }
 
@@ -85,23 +131,50 @@ pub fn replaced(hour: &Path, paths: &[PathBuf]) -> Result<BTreeSet<String>, Read
     Ok(there.flat_map(|journal| journal.inputs).collect())
 }
 
-/// Ends, or takes back, what a killed compaction left in an hour's directory. Says how many it found.
+/// Removes what compactions have put together, once all of this hour ended `grace` ago; says whether it has.
+pub fn tidy(hour: &Path, grace: Duration) -> Result<bool, ReadError> {
+    let journals = read(&listed(hour)?)?;
+    let age =
+        |journal: &Journal| fs::metadata(journal.path(hour)).ok()?.modified().ok()?.elapsed().ok();
+    if journals.is_empty() || !journals.iter().all(|j| age(j).is_some_and(|age| age >= grace)) {
+        return Ok(false);
+    }
+    recover(hour)?;
+    // Where retention has removed the rest meanwhile.
+    for folder in hour.ancestors().take(2) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+    Ok(true)
+}
+
+/// The same for every hour that `filter` asks for, without grace: nobody else may have the log open who minds.
+pub fn recover_all(log: &Log, filter: &Filter) -> Result<usize, ReadError> {
+    log.hours(filter)?.into_iter().map(|(hour, _)| recover(&hour)).sum()
+}
+
+fn listed(hour: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    match fs::read_dir(hour) {
+        Ok(entries) => {
+            entries.map(|e| e.map(|e| e.path()).map_err(|error| failed(hour, error))).collect()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(hour, error)),
+    }
+}
+
+/// Ends, or takes back, what compactions left in an hour's directory. Says how many it found.
 pub fn recover(hour: &Path) -> Result<usize, ReadError> {
-    let paths: Vec<PathBuf> = match fs::read_dir(hour) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()).map_err(|error| failed(hour, error)))
-            .collect::<Result<_, _>>()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(failed(hour, error)),
-    };
+    let paths = listed(hour)?;
     let mut found = 0;
     for journal in read(&paths)? {
         found += 1;
         if paths.contains(&hour.join(&journal.output)) {
             journal.finish(hour)?;
-        } else {
-            remove(&journal.path(hour))?;
         }
+        // Without it, either nothing has happened yet, or it went since then.
+        journal.end(hour)?;
     }
     for path in &paths {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -13,6 +13,7 @@ use crate::predlog::{
     digest,
     layout::is_part,
     reader::{Opened, ReadError, failed},
+    upload::{book, marks::Line},
 };
 
 /// Files of fewer bytes are small, and so many of one day become one.
@@ -50,7 +51,15 @@ pub fn tidy(day: &Path, aside: &Path) -> Result<(), ReadError> {
     let whole = day.join(format!("labels-{}.parquet", &digest::file(&hidden)?[..32]));
     fs::rename(&hidden, &whole).map_err(|error| failed(&whole, error))?;
     sync_dir(day)?;
-    for path in small.iter().filter(|path| **path != whole) {
+    small.retain(|path| *path != whole);
+    // labels/v1, the model and the day lie between.
+    if let Some(root) = day.ancestors().nth(4) {
+        let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        let files: Vec<String> = small.iter().filter_map(name).collect();
+        let line = |by| Line::Replaced { files: files.clone(), by };
+        book::note(root, &whole, line).map_err(|error| failed(&whole, error))?;
+    }
+    for path in &small {
         remove(path)?;
     }
     Ok(())
