@@ -137,7 +137,7 @@ fn predlog(criterion: &mut Criterion) {
     let segment = home.path().join("0.wal");
     let ahead = write_ahead(&records, &subject, &mut ids);
     fs::File::create(&segment).and_then(|mut file| file.write_all(&ahead)).expect("written");
-    let origin = Origin { node: "node", boot: "boot", segment: 0 };
+    let origin = Origin { node: "node", boot: "boot", segment: 0, profile: None };
     let to_parquet =
         || rotate(&Real, home.path(), &segment, (origin, &Ledger::default())).expect("rotated");
     let files = to_parquet().files;

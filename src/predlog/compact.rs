@@ -17,7 +17,9 @@ use parquet::arrow::ArrowWriter;
 use self::journal::Journal;
 use super::{
     digest,
-    layout::LOG_DIR,
+    disk::{self, Real},
+    layout::{self, LOG_DIR},
+    profile::Profile,
     reader::{Batches, Filter, Log, LogFile, Opened, ReadError, failed, times},
     rotate::properties,
 };
@@ -164,6 +166,7 @@ pub fn run(merge: &Merge) -> Result<(), ReadError> {
         let why = format!("{written} rows were read and {} expected", merge.rows);
         return Err(failed(&merge.output, why));
     }
+    profile(merge)?;
     journal.write(hour)?;
     fs::rename(&hidden, &merge.output).map_err(|error| failed(&merge.output, error))?;
     sync_dir(hour)?;
@@ -199,6 +202,26 @@ fn write(path: &Path, merge: &Merge) -> Result<u64, ReadError> {
     let mut file = writer.into_inner().map_err(|error| bad(error.to_string()))?;
     file.flush().and_then(|()| file.sync_all()).map_err(|error| failed(path, error))?;
     Ok(written)
+}
+
+/// The profiles of all inputs make that of the output; where one has none, it has none.
+fn profile(merge: &Merge) -> Result<(), ReadError> {
+    let mut all: Option<Profile> = None;
+    for input in &merge.inputs {
+        let path = layout::profile(&input.path);
+        if !path.is_file() {
+            return Ok(());
+        }
+        let own = Profile::read(&path)?;
+        match &mut all {
+            Some(all) => all.merge(&own),
+            None => all = Some(own),
+        }
+    }
+    let (Some(all), path) = (all, layout::profile(&merge.output)) else { return Ok(()) };
+    let mut bytes = Vec::new();
+    all.write(&mut bytes).map_err(|why| failed(&path, why))?;
+    disk::replace(&Real, &path, &bytes).map_err(|error| failed(&path, error))
 }
 
 /// The rows of one input that are not written yet.

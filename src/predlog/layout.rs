@@ -102,6 +102,11 @@ impl Partition {
     }
 }
 
+/// What was known about the rows that a version was made of, by the digest of its files.
+pub fn reference(root: &Path, model_digest: &str) -> PathBuf {
+    root.join("_reference").join(format!("{}.profile", encode(model_digest)))
+}
+
 /// What is known about the rows of a file, beside it. Readers of a directory skip what begins with `_`, and readers of
 /// `*.parquet` what ends otherwise.
 pub fn profile(part: &Path) -> PathBuf {

@@ -14,6 +14,7 @@ pub mod footer;
 pub mod labels;
 pub mod layout;
 pub mod options;
+pub mod profile;
 pub mod reader;
 pub mod record;
 pub mod redact;

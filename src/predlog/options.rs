@@ -39,6 +39,31 @@ pub struct StoreOptions {
     pub upload: UploadOptions,
     /// Whether small files of hours that are over are put together.
     pub compact: CompactOptions,
+    /// What is written beside each file about its rows.
+    pub profile: ProfileOptions,
+}
+
+/// `profile` of it: counts, moments, categories, sketches and a sample of each column, from which drift is told without the rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileOptions {
+    /// Whether it is written. Default: true.
+    pub enabled: bool,
+    /// Rows of the sample, at most. Default: 1000.
+    pub sample_rows: usize,
+}
+
+impl ProfileOptions {
+    /// How many rows the sample of a profile has; `None` where there are no profiles.
+    pub fn sample(&self) -> Option<usize> {
+        self.enabled.then_some(self.sample_rows)
+    }
+}
+
+impl Default for ProfileOptions {
+    fn default() -> Self {
+        ProfileOptions { enabled: true, sample_rows: 1000 }
+    }
 }
 
 /// `compact` of it: what `onnxd log compact` does, by itself.
@@ -124,6 +149,7 @@ impl Default for StoreOptions {
             key_file: PathBuf::new(),
             upload: UploadOptions::default(),
             compact: CompactOptions::default(),
+            profile: ProfileOptions::default(),
         }
     }
 }

@@ -189,18 +189,22 @@ impl Opened {
         let file = journal::open(path).map_err(|error| failed(path, error))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)
             .map_err(|error| failed(path, format!("not a readable Parquet file: {error}")))?;
-        let about = builder.metadata().file_metadata();
-        let pairs = about.key_value_metadata();
-        let footer = pairs
-            .and_then(|pairs| pairs.iter().find(|pair| pair.key == footer::KEY))
-            .and_then(|pair| pair.value.clone());
-        Ok(Opened {
+        let rows = builder.metadata().file_metadata().num_rows();
+        let mut opened = Opened {
             path: path.to_owned(),
-            rows: u64::try_from(about.num_rows()).unwrap_or(0),
+            rows: u64::try_from(rows).unwrap_or(0),
             schema: builder.schema().clone(),
-            footer,
+            footer: None,
             builder,
-        })
+        };
+        opened.footer = opened.metadata(footer::KEY);
+        Ok(opened)
+    }
+
+    /// What stands in its footer by this key.
+    pub fn metadata(&self, key: &str) -> Option<String> {
+        let pairs = self.builder.metadata().file_metadata().key_value_metadata()?;
+        pairs.iter().find(|pair| pair.key == key)?.value.clone()
     }
 
     /// The roles of its columns.

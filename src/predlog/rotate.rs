@@ -23,10 +23,11 @@ use parquet::{
 
 use super::{
     columns::META,
-    disk::{Disk, DiskFile},
+    disk::{self, Disk, DiskFile},
     erased::Ledger,
     footer::{self, LogSchema},
     layout::{self, HOUR_US, Partition},
+    profile::{Profile, build::Builder},
     wal::Segment,
 };
 
@@ -71,12 +72,14 @@ pub struct Rotated {
     pub model: Option<String>,
 }
 
-/// Whose segment it is, for the names of files.
+/// Whose segment it is, for the names of files, and what is written beside them.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     pub node: &'a str,
     pub boot: &'a str,
     pub segment: u64,
+    /// How many rows the sample of a profile has; `None` where there are no profiles.
+    pub profile: Option<usize>,
 }
 
 /// Writes the segment's rows below `root`. The segment stays; whoever calls removes it, since its rows are safe once this returns.
@@ -148,6 +151,7 @@ struct Hour {
     rows: usize,
     bytes: usize,
     writer: Option<ArrowWriter<Sink>>,
+    profile: Option<Builder>,
 }
 
 impl Hour {
@@ -163,6 +167,7 @@ impl Hour {
             rows: 0,
             bytes: 0,
             writer: None,
+            profile: origin.profile.map(|rows| begin(root, footer, rows)),
         })
     }
 
@@ -187,6 +192,9 @@ impl Hour {
         let rows = concat_batches(&schema, &self.waiting).map_err(|error| error.to_string())?;
         self.waiting.clear();
         let rows = sorted(&rows)?;
+        if let Some(profile) = &mut self.profile {
+            profile.add(&rows);
+        }
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
         let writer = match &mut self.writer {
             Some(writer) => writer,
@@ -209,6 +217,18 @@ impl Hour {
             let mut sink = writer.into_inner().map_err(|error| failed(&error))?;
             sink.0.sync().map_err(|error| failed(&error))?;
         }
+        // Before the file, so that whoever sees one sees the other.
+        if let Some(profile) = self.profile {
+            let mut bytes = Vec::new();
+            match profile.finish().write(&mut bytes) {
+                Ok(()) => disk::replace(disk, &layout::profile(&self.path), &bytes)
+                    .map_err(|error| failed(&error))?,
+                Err(error) => {
+                    let path = self.path.display();
+                    tracing::error!(error, "there is no profile beside {path}");
+                }
+            }
+        }
         disk.rename(&self.temporary, &self.path).map_err(|error| failed(&error))?;
         // The directories above may be new as well: model, version, date and hour.
         for folder in self.path.ancestors().skip(1).take(5) {
@@ -216,6 +236,19 @@ impl Hour {
         }
         Ok(self.path)
     }
+}
+
+/// A profile in the making: against the reference that came with the version, if one did.
+fn begin(root: &Path, footer: &LogSchema, rows: usize) -> Builder {
+    let mut profile = Builder::new(footer, rows);
+    let reference = layout::reference(root, &footer.model_digest);
+    if reference.is_file() {
+        match Profile::read(&reference) {
+            Ok(reference) => profile.against(&reference),
+            Err(error) => tracing::warn!(%error, "a reference of the prediction log is left out"),
+        }
+    }
+    profile
 }
 
 /// The rows by time; those of one time as they came.

@@ -104,7 +104,9 @@ impl Rotator {
     fn rotate_all(&mut self) {
         for sealed in std::mem::take(&mut self.waiting) {
             let place = &self.shared.place;
-            let origin = Origin { node: &place.node, boot: &place.boot, segment: sealed.number };
+            let profile = self.shared.options.profile.sample();
+            let segment = sealed.number;
+            let origin = Origin { node: &place.node, boot: &place.boot, segment, profile };
             match self.rotate(&sealed.path, origin) {
                 Ok(rotated) => {
                     self.done_with(&sealed.path, rotated.torn_bytes);
@@ -195,7 +197,8 @@ impl Rotator {
         let (mut rows, mut torn, mut whole) = (0, 0, true);
         let any = !segments.is_empty();
         for (segment, path) in segments {
-            match self.rotate(&path, Origin { node, boot, segment }) {
+            let profile = self.shared.options.profile.sample();
+            match self.rotate(&path, Origin { node, boot, segment, profile }) {
                 Ok(rotated) => {
                     (rows, torn) = (rows + rotated.rows, torn + rotated.torn_bytes);
                     self.remove(&path);

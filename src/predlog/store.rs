@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     capture::VersionLog,
-    disk::{Disk, Real},
+    disk::{self, Disk, Real},
     labels::{
         folder::{Files, Folder},
         intake::{Counts, Intake},
@@ -198,6 +198,8 @@ pub struct Subjected<'a> {
     /// The model's `metadata_props`.
     pub metadata: &'a BTreeMap<String, String>,
     pub device: String,
+    /// The profile of the rows that it was made of, if it came with one.
+    pub reference: Option<Vec<u8>>,
 }
 
 impl Logs {
@@ -312,6 +314,7 @@ impl Logs {
         };
         model.ring.set_most(options.ring_bytes);
         *model.retention.lock() = options.retention;
+        self.keep_reference(&subjected);
         // It had nothing to wait for.
         self.shared.wake();
         let most = sampling::most(&options.sampling);
@@ -319,6 +322,23 @@ impl Logs {
         let samples = options.sampling.rate < 1.0 || looks;
         let (subject, shared) = (Arc::new(subject), self.shared.clone());
         Ok(Some(Arc::new(VersionLog { subject, model, shared, most, samples, looks })))
+    }
+
+    /// Keeps the reference that came with a version beside the log, where whoever makes files of its rows finds it, after a restart too.
+    fn keep_reference(&self, subjected: &Subjected<'_>) {
+        let Some(reference) = &subjected.reference else { return };
+        if self.always || !self.shared.options.profile.enabled {
+            return;
+        }
+        let to = layout::reference(&self.shared.place.root, subjected.digest);
+        let kept = match fs::read(&to) {
+            Ok(there) if there == *reference => Ok(()),
+            _ => disk::replace(&*self.shared.place.disk, &to, reference),
+        };
+        if let Err(error) = kept {
+            let model = &**subjected.model;
+            tracing::warn!(model, %error, "a reference of the prediction log cannot be kept: its bins are not counted");
+        }
     }
 
     /// What the log of a version would hold, whether or not it is on.

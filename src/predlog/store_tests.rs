@@ -83,6 +83,7 @@ fn attach(logs: &Logs, options: LogOptions) -> Arc<VersionLog> {
         signature: &classifier(),
         metadata: &BTreeMap::new(),
         device: "cpu".into(),
+        reference: None,
     };
     logs.attach(subjected, &options).expect("attached").expect("on")
 }

@@ -33,6 +33,9 @@ pub const OPTIONS_FILE: &str = "model.yaml";
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 /// Bytes that one file of external data may have; more than any machine this runs on would hold twice.
 const MAX_EXTERNAL_BYTES: u64 = 256 << 30;
+/// A profile of the prediction log, in a version's folder; and how large it may be.
+const REFERENCE: &str = "reference.profile";
+const MAX_REFERENCE_BYTES: u64 = 64 << 20;
 const MAX_OPTIONS_BYTES: u64 = 1 << 20;
 const MAX_NAME: usize = 128;
 
@@ -275,6 +278,16 @@ impl Repository {
         let bytes = self.read(&file, manifest::MOST_BYTES)?;
         let read = Manifest::read(&bytes).map_err(|why| format!("{file}: {why}"));
         read.map(Some)
+    }
+
+    /// The profile of the rows that the version in `model_file` was made of, where it has one.
+    pub fn reference(&self, model_file: &str) -> Result<Option<Vec<u8>>, String> {
+        let own = Path::new(model_file).parent().unwrap_or(Path::new(""));
+        let file = own.join(REFERENCE);
+        match self.layout == Layout::File || !self.root.join(&file).is_file() {
+            true => Ok(None),
+            false => self.read(&file.to_string_lossy(), MAX_REFERENCE_BYTES).map(Some),
+        }
     }
 
     /// The bytes of one sample.

@@ -109,3 +109,14 @@ for read in readers:
             compared += 1
         assert row["ts"] is not None and row["total_us"] >= 0
     print(f"{read.__name__[5:]}: {len(rows)} rows, {compared} values the same")
+
+# What lies beside the rows is taken for none of them, and is readable.
+for model in models:
+    mine = f"{root}/log/v1/model={model}"
+    count = sum(len(pandas.read_parquet(f)) for f in files if own(f) == model)
+    assert len(pandas.read_parquet(mine)) == count, mine
+    assert polars.scan_parquet(f"{mine}/**/*.parquet", missing_columns="insert").collect().height == count, mine
+    profiles = glob.glob(f"{mine}/**/_*.profile", recursive=True)
+    assert len(profiles) == sum(own(f) == model for f in files), profiles
+    told = duckdb.sql(f"select * from read_parquet({profiles}) where \"column\" = 'status'").df()
+    assert told["count"].sum() == count, told
