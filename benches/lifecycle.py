@@ -221,14 +221,14 @@ def with_events(options, grpc, model, rate, pace, commands):
     """An open-loop load during which commands are run, `pace` seconds apart: its report."""
     events = [{"at": f"{(n + 0.5) * pace:.2f}s", "window": "200ms", "run": command} for n, command in enumerate(commands)]
     scenario = {
-        "timeout": "60s", "mix": [{"model": model}], "events": events,
+        "target": {"timeout": "60s"}, "mix": [{"model": model}], "events": events,
         "phases": [{"name": "warm", "warm_up": True, "duration": "2s", "arrivals": {"poisson": rate}},
                    {"name": "swaps", "duration": f"{len(commands) * pace:.1f}s", "arrivals": {"poisson": rate}}],
     }
     with tempfile.TemporaryDirectory() as folder:
         file, report = pathlib.Path(folder, "scenario.yaml"), pathlib.Path(folder, "report.json")
         file.write_text(json.dumps(scenario))
-        run = subprocess.run([options.binary, "loadtest", "run", "--scenario", file, "--url", f"grpc://{grpc}", "--json", report], capture_output=True, text=True)
+        run = subprocess.run([options.binary, "loadtest", "run", file, "--url", f"grpc://{grpc}", "--json", report], capture_output=True, text=True)
         if not report.exists():
             raise SystemExit(run.stdout + run.stderr)
         return json.loads(report.read_text())
@@ -238,9 +238,9 @@ def swapped(options):
     """Model, its files, so many swaps, seconds between two."""
     wine = ROOT / "models" / "wine"
     newest = max(int(v.name) for v in wine.iterdir() if v.name.isdigit())
-    yield "wine", wine / str(newest), options.swaps, 1
+    yield "wine", wine / str(newest), options.swaps, 0.5
     if options.resnet:
-        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 4
+        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 2.5
 
 
 def load_capacity(options, grpc, model):
