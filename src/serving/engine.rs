@@ -133,16 +133,12 @@ impl Engine {
         if let Some(caller) = caller {
             caller.may_use(&request.model).inspect_err(refused)?;
         }
-        let taken = {
-            let table = self.table.load();
-            table.model(&request.model).and_then(|model| match &model.routes {
-                None => model.resolve(&request.version).map(Way::Plain),
-                Some(routes) => routed::take(model, routes, &request).map(Way::Routed),
-            })
-        };
-        match taken {
+        match self.way(&request) {
             Ok(Way::Plain(version)) => self.enter(version, request, received, timeout, caller),
-            Ok(Way::Routed(taken)) => self.begin_routed(taken, request, received, timeout, caller),
+            Ok(Way::Routed(taken)) => {
+                let routed = self.begin_routed(taken, request, received, timeout, caller);
+                routed.map(Pending::Routed)
+            }
             Err(_) if self.is_parked(&request.model) => {
                 let engine = self;
                 let absent = Absent { engine, request, received, timeout, caller };
@@ -155,22 +151,31 @@ impl Engine {
         }
     }
 
+    /// What a request gets, as the table has it now.
+    fn way(&self, request: &InferRequest) -> Result<Way, Error> {
+        let table = self.table.load();
+        table.model(&request.model).and_then(|model| match &model.routes {
+            None => model.resolve(&request.version).map(Way::Plain),
+            Some(routes) => routed::take(model, routes, request).map(Way::Routed),
+        })
+    }
+
     #[cold]
     fn is_parked(&self, model: &str) -> bool {
         let parked = || self.table.load().model(model).is_ok_and(|model| model.parked);
         self.demand.is_some() && parked()
     }
 
-    /// The version for a request whose model is out of memory, once it was loaded. Others may push it out again before this
+    /// What a request gets whose model is out of memory, once it was loaded. Others may push it out again before this
     /// request has it: it is asked for anew, a few times.
-    async fn loaded(&self, request: &InferRequest) -> Result<Arc<Version>, Error> {
+    async fn loaded(&self, request: &InferRequest) -> Result<Way, Error> {
         for _ in 0..MOST_TRIES {
             if let Some(control) = &self.demand {
                 control.demand(&request.model).await?;
             }
-            let version = self.table.load().resolve(&request.model, &request.version);
-            if version.is_ok() || !self.is_parked(&request.model) {
-                return version;
+            let way = self.way(request);
+            if way.is_ok() || !self.is_parked(&request.model) {
+                return way;
             }
         }
         let model = &request.model;
@@ -342,14 +347,20 @@ impl<'a> Absent<'a> {
         let Absent { engine, request, received, timeout, caller } = self;
         let deadline = admission::deadline(received, timeout, &request, None, engine.max_deadline);
         let loaded = engine.loaded(&request);
-        let version = match deadline? {
+        let way = match deadline? {
             None => loaded.await,
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), loaded)
                 .await
                 .unwrap_or_else(|_| Err(run::expired())),
         };
-        let version = version.inspect_err(|error| registry().refused(error.code))?;
-        engine.enter(version, request, received, timeout, caller)?.answer().await
+        match way.inspect_err(|error| registry().refused(error.code))? {
+            Way::Plain(version) => {
+                engine.enter(version, request, received, timeout, caller)?.answer().await
+            }
+            Way::Routed(taken) => {
+                engine.begin_routed(taken, request, received, timeout, caller)?.answer().await
+            }
+        }
     }
 }
 

@@ -111,7 +111,7 @@ impl Engine {
         received: Tick,
         timeout: Option<Duration>,
         caller: Option<&'a Caller>,
-    ) -> Result<Pending<'a>, Error> {
+    ) -> Result<Box<Routed<'a>>, Error> {
         let Taken { routes, primary, .. } = &taken;
         let shadowed = *primary && request.regions.is_none();
         let shadows = if shadowed { draw(&routes.shadows) } else { 0 };
@@ -131,10 +131,7 @@ impl Engine {
         };
         match first {
             Err(error) if !guarded => Err(error),
-            first => {
-                let routed = Routed { engine: self, first, asked, taken, begun, copy, spare };
-                Ok(Pending::Routed(Box::new(routed)))
-            }
+            first => Ok(Box::new(Routed { engine: self, first, asked, taken, begun, copy, spare })),
         }
     }
 }

@@ -334,6 +334,35 @@ fn a_fallback_answers_where_the_primary_is_late_and_is_asked_at_once_where_that_
     server.stop();
 }
 
+/// There is memory for one of the two models: each request for the other has it loaded, and then goes its way.
+#[test]
+fn whoever_waits_for_a_model_to_be_loaded_follows_its_rules() {
+    let home = Home::new().model("m0", "burn").model("m1", "burn");
+    let folder = home.repository().join("m0");
+    copy(&folder.join("1"), &folder.join("2"));
+    let server = Server::start(home.path(), &home.repository());
+    let models = get(&server.operator, "/admin/v1/models").json();
+    let bytes = models[1]["versions"][0]["memory_bytes"].as_u64().expect("bytes of m1");
+    done(&server, &["set", "m0", "--primary", "1", "--canary", "2=100"]);
+    server.stop();
+    let mut command = Server::command(home.path(), &home.repository());
+    command.env("ONNXD_LIFECYCLE_MODEL_MEMORY_BYTES", (bytes * 5 / 2).to_string());
+    let server = Server::launch(&mut command);
+    for _ in 0..3 {
+        let quick = crate::support::http::burn(1.0, 1);
+        assert_eq!(post(&server.http, &infer_path("m1"), "", &quick).status, 200);
+        until("the other is out of memory", || {
+            get(&server.operator, "/admin/v1/models").json()[0]["current"].is_null()
+        });
+        let answer = post(&server.http, &infer_path("m0"), "", &quick);
+        assert_eq!(
+            (answer.status, answer.header("x-onnxd-route")),
+            (200, Some("canary;version=2"))
+        );
+    }
+    server.stop();
+}
+
 /// Killed at any moment of a change: on restart the rules are the old ones or the new ones, and every change that was said to be
 /// done is there.
 #[test]
