@@ -157,7 +157,7 @@ fn make(root: &Path, rows: usize) {
         let mut records = records(&subject, &mut ids, first, step_ns);
         records.truncate(rows - first);
         fs::write(&segment, write_ahead(&records, &subject, &mut ids)).expect("written");
-        let origin = Origin { node: "node", boot: "boot", segment: number as u64 };
+        let origin = Origin { node: "node", boot: "boot", segment: number as u64, profile: true };
         rotate(&Real, root, &segment, (origin, &Ledger::default())).expect("rotated");
         let said = |n: usize| label(n, step_ns, ids.chance());
         let labels: Vec<Label> = (first..first + records.len()).filter_map(said).collect();

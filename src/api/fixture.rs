@@ -7,7 +7,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
@@ -15,34 +14,23 @@ use super::{
     state::{Answer, Api, Infer},
 };
 use crate::{
-    batcher::{
-        cost::CostModel,
-        mode::{Choice, Execution},
-        options::BatchOptions,
-        pool::{Pool, Threads},
-        served::{Served, ServedParts, Sessions},
-    },
     predlog::{options::StoreOptions, store::Logs},
     repository::{
         calls::{self, Call, Control},
-        options::ModelOptions,
-        table::{Model, State, Table, Version},
+        fake::version,
+        table::{Model, State, Table},
         traffic::Place,
     },
-    runtime::session::{Cancel, Outputs, RunError, Session},
     serving::{
         caller::Caller,
         memory::Budget,
         regions::{RegionOptions, Regions},
     },
     shutdown::{self, Announcer},
-    telemetry::{logs::Format, stats::VersionStats},
+    telemetry::logs::Format,
     types::{
-        datatype::Datatype,
         error::{Code, Error},
-        model::{Dim, Signature, TensorSpec},
         request::InferRequest,
-        tensor::TensorView,
     },
 };
 
@@ -58,23 +46,6 @@ impl Infer for Full {
     ) -> Answer<'_> {
         let message = format!("the queue of {} is full", request.model);
         Box::pin(async move { Err(Error::overloaded(message, Duration::from_secs(2))) })
-    }
-}
-
-/// Never run.
-struct Still(Arc<Signature>);
-
-impl Session for Still {
-    fn signature(&self) -> &Arc<Signature> {
-        &self.0
-    }
-
-    fn providers(&self) -> &[String] {
-        &[]
-    }
-
-    fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
-        Err(RunError::Failed("not here to run".into()))
     }
 }
 
@@ -144,72 +115,4 @@ fn model(name: &str, versions: Vec<(u64, State)>) -> Model {
         _ => None,
     });
     Model { name: name.into(), versions, current, ..Model::default() }
-}
-
-fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
-    let dims = dims.iter().map(|&n| if n < 0 { Dim::Symbol("N".into()) } else { Dim::Fixed(n) });
-    TensorSpec {
-        name: name.into(),
-        datatype,
-        dims: Some(dims.collect()),
-        optional: false,
-        labels: None,
-    }
-}
-
-pub fn version(model: &str, number: u64) -> Arc<Version> {
-    let signature = Arc::new(Signature {
-        inputs: vec![spec("image", Datatype::Fp32, &[-1, 8, 8])],
-        outputs: vec![spec("label", Datatype::Bytes, &[-1])],
-        can_batch: true,
-    });
-    let label: Arc<str> = number.to_string().into();
-    let stats = Arc::new(VersionStats::new(&format!("api-fixture-{model}"), &label));
-    Arc::new(Version {
-        model: model.into(),
-        number,
-        label: label.clone(),
-        signature: signature.clone(),
-        served: served(model, label, &signature, &stats),
-        stats,
-        cache: None,
-        log: None,
-        platform: "onnxruntime_onnx",
-        backend: "ort",
-        providers: vec!["CPUExecutionProvider".into()],
-        default_timeout: None,
-        options: Arc::new(ModelOptions::default()),
-        weight_bytes: 300,
-        sha256: String::new(),
-        explanation: json!({ "mode": "single" }),
-    })
-}
-
-fn served(
-    model: &str,
-    version: Arc<str>,
-    signature: &Arc<Signature>,
-    stats: &Arc<VersionStats>,
-) -> Arc<Served> {
-    Served::new(ServedParts {
-        model: model.into(),
-        version,
-        sessions: Sessions::new(Arc::new(Still(signature.clone())), 0),
-        signature: signature.clone(),
-        choice: Choice {
-            execution: Execution::Single,
-            gather: false,
-            turn_rows: 0,
-            reserve: true,
-            reason: String::new(),
-        },
-        options: BatchOptions::default(),
-        device: None,
-        threads: 1,
-        padding: None,
-        cost: Arc::new(CostModel::new()),
-        stats: stats.clone(),
-        pool: Pool::new(Threads { network: 1, executors: 1 }),
-        on_panic: None,
-    })
 }

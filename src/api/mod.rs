@@ -47,4 +47,4 @@ pub mod tls_probe;
 pub mod v1;
 
 #[cfg(test)]
-pub mod fixture;
+mod fixture;

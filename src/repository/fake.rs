@@ -12,16 +12,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::json;
 
 use super::{
     loader::Backends,
     manager::{Deps, Manager},
-    options::Options,
+    options::{ModelOptions, Options},
+    table::Version,
 };
 use crate::{
     batcher::{
+        cost::CostModel,
+        mode::{Choice, Execution},
+        options::BatchOptions,
         pool::{Pool, Threads},
-        served::Request,
+        served::{Request, Served, ServedParts, Sessions},
     },
     predlog::{options::StoreOptions, store::Logs},
     runtime::{
@@ -29,10 +34,11 @@ use crate::{
         options::SessionOptions,
         session::{Backend, Cancel, ModelSource, Outputs, RunError, Session},
     },
+    telemetry::stats::VersionStats,
     types::{
         datatype::Datatype,
         error::Error,
-        model::{Dim, Signature},
+        model::{Dim, Signature, TensorSpec},
         tensor::{Tensor, TensorView, element_count},
     },
 };
@@ -216,4 +222,90 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < limit, "{what}: not within {SOON:?}");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Never run.
+struct Still(Arc<Signature>);
+
+impl Session for Still {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.0
+    }
+
+    fn providers(&self) -> &[String] {
+        &[]
+    }
+
+    fn run(&self, _: &[Option<TensorView<'_>>], _: Option<&Cancel>) -> Result<Outputs, RunError> {
+        Err(RunError::Failed("not here to run".into()))
+    }
+}
+
+fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
+    let dims = dims.iter().map(|&n| if n < 0 { Dim::Symbol("N".into()) } else { Dim::Fixed(n) });
+    TensorSpec {
+        name: name.into(),
+        datatype,
+        dims: Some(dims.collect()),
+        optional: false,
+        labels: None,
+    }
+}
+
+/// A version that is never run: `model` takes images and gives labels.
+pub fn version(model: &str, number: u64) -> Arc<Version> {
+    let signature = Arc::new(Signature {
+        inputs: vec![spec("image", Datatype::Fp32, &[-1, 8, 8])],
+        outputs: vec![spec("label", Datatype::Bytes, &[-1])],
+        can_batch: true,
+    });
+    let label: Arc<str> = number.to_string().into();
+    let stats = Arc::new(VersionStats::new(&format!("fixture-{model}"), &label));
+    Arc::new(Version {
+        model: model.into(),
+        number,
+        label: label.clone(),
+        signature: signature.clone(),
+        served: served(model, label, &signature, &stats),
+        stats,
+        cache: None,
+        log: None,
+        platform: "onnxruntime_onnx",
+        backend: "ort",
+        providers: vec!["CPUExecutionProvider".into()],
+        default_timeout: None,
+        options: Arc::new(ModelOptions::default()),
+        weight_bytes: 300,
+        sha256: String::new(),
+        explanation: json!({ "mode": "single" }),
+    })
+}
+
+fn served(
+    model: &str,
+    version: Arc<str>,
+    signature: &Arc<Signature>,
+    stats: &Arc<VersionStats>,
+) -> Arc<Served> {
+    Served::new(ServedParts {
+        model: model.into(),
+        version,
+        sessions: Sessions::new(Arc::new(Still(signature.clone())), 0),
+        signature: signature.clone(),
+        choice: Choice {
+            execution: Execution::Single,
+            gather: false,
+            turn_rows: 0,
+            reserve: true,
+            reason: String::new(),
+        },
+        options: BatchOptions::default(),
+        device: None,
+        threads: 1,
+        padding: None,
+        cost: Arc::new(CostModel::new()),
+        stats: stats.clone(),
+        pool: Pool::new(Threads { network: 1, executors: 1 }),
+        on_panic: None,
+    })
 }

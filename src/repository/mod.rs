@@ -47,4 +47,4 @@ pub mod triton;
 mod wrapped;
 
 #[cfg(test)]
-mod fake;
+pub mod fake;

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Weak};
 use arc_swap::ArcSwap;
 
 use super::*;
-use crate::{
-    api::fixture,
-    repository::table::{Model, SharedTable, State},
+use crate::repository::{
+    fake,
+    table::{Model, SharedTable, State},
 };
 
 const MODEL: &str = "digits";
@@ -87,7 +87,7 @@ impl Publisher {
             world.sweeper.take(vec![gone]);
         } else {
             self.published += 1;
-            let next = fixture::version(MODEL, self.published + 1);
+            let next = fake::version(MODEL, self.published + 1);
             world.versions.push(Arc::downgrade(&next));
             let before = world.table.swap(table(&next));
             self.gone = before.models[MODEL].current.clone();
@@ -98,7 +98,7 @@ impl Publisher {
 
 /// Walks one path of choices; gives how many there were at each of them, and what every request was answered by.
 fn walk(path: &mut Vec<(usize, usize)>, callers: usize, swaps: u64) -> Vec<u64> {
-    let first = fixture::version(MODEL, 1);
+    let first = fake::version(MODEL, 1);
     let versions = vec![Arc::downgrade(&first)];
     let table = Arc::new(ArcSwap::new(table(&first)));
     drop(first);

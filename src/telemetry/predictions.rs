@@ -195,23 +195,7 @@ pub struct Reading {
 /// Writes the log's numbers, where there is one.
 pub fn write(page: &mut Page, reading: Option<&Reading>) {
     let Some(reading) = reading else { return };
-    if !reading.labels.is_empty() {
-        page.family(&names::PREDICTIONS_LABELS);
-        for of in &reading.labels {
-            for (outcome, count) in [("new", of.new), ("same", of.same)] {
-                let labels = [("model", &*of.model), ("outcome", outcome)];
-                page.sample(names::PREDICTIONS_LABELS.name, &labels, count);
-            }
-        }
-    }
-    let files = reading.label_files;
-    if files != LabelFiles::default() {
-        page.family(&names::PREDICTIONS_LABEL_FILES);
-        for (outcome, count) in [("done", files.done), ("failed", files.failed)] {
-            let labels = [("outcome", outcome)];
-            page.sample(names::PREDICTIONS_LABEL_FILES.name, &labels, count);
-        }
-    }
+    write_labels(page, reading);
     if reading.models.is_empty() {
         return;
     }
@@ -268,6 +252,26 @@ pub fn write(page: &mut Page, reading: Option<&Reading>) {
     }
     if let Some(upload) = &reading.upload {
         write_upload(page, upload);
+    }
+}
+
+fn write_labels(page: &mut Page, reading: &Reading) {
+    if !reading.labels.is_empty() {
+        page.family(&names::PREDICTIONS_LABELS);
+        for of in &reading.labels {
+            for (outcome, count) in [("new", of.new), ("same", of.same)] {
+                let labels = [("model", &*of.model), ("outcome", outcome)];
+                page.sample(names::PREDICTIONS_LABELS.name, &labels, count);
+            }
+        }
+    }
+    let files = reading.label_files;
+    if files != LabelFiles::default() {
+        page.family(&names::PREDICTIONS_LABEL_FILES);
+        for (outcome, count) in [("done", files.done), ("failed", files.failed)] {
+            let labels = [("outcome", outcome)];
+            page.sample(names::PREDICTIONS_LABEL_FILES.name, &labels, count);
+        }
     }
 }
 
