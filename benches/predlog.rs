@@ -157,7 +157,8 @@ fn make(root: &Path, rows: usize) {
         let mut records = records(&subject, &mut ids, first, step_ns);
         records.truncate(rows - first);
         fs::write(&segment, write_ahead(&records, &subject, &mut ids)).expect("written");
-        let origin = Origin { node: "node", boot: "boot", segment: number as u64, profile: true };
+        let origin =
+            Origin { node: "node", boot: "boot", segment: number as u64, profile: Some(1000) };
         rotate(&Real, root, &segment, (origin, &Ledger::default())).expect("rotated");
         let said = |n: usize| label(n, step_ns, ids.chance());
         let labels: Vec<Label> = (first..first + records.len()).filter_map(said).collect();
