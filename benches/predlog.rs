@@ -9,6 +9,7 @@ use onnxd::{
         disk::Real,
         encode::{Anchor, Ids, encode},
         erased::Ledger,
+        inventory::Inventory,
         labels::{Label, store::Store},
         options::LogOptions,
         record::{CacheUse, Record, Route, Texts},
@@ -137,11 +138,12 @@ fn predlog(criterion: &mut Criterion) {
     let segment = home.path().join("0.wal");
     let ahead = write_ahead(&records, &subject, &mut ids);
     fs::File::create(&segment).and_then(|mut file| file.write_all(&ahead)).expect("written");
-    let origin = Origin { node: "node", boot: "boot", segment: 0, profile: None };
+    let inventory = &Inventory::of(home.path(), "node-boot");
+    let origin = Origin { node: "node", boot: "boot", segment: 0, profile: None, inventory };
     let to_parquet =
         || rotate(&Real, home.path(), &segment, (origin, &Ledger::default())).expect("rotated");
     let files = to_parquet().files;
-    let bytes: u64 = files.iter().map(|file| fs::metadata(file).map_or(0, |data| data.len())).sum();
+    let bytes: u64 = files.iter().map(|file| file.there.bytes).sum();
     println!("bytes a row: {} ahead, {} in Parquet", ahead.len() / ROWS, bytes / ROWS as u64);
     group.bench_function("to parquet", |bencher| bencher.iter(|| black_box(to_parquet())));
     group.finish();
@@ -157,8 +159,14 @@ fn make(root: &Path, rows: usize) {
         let mut records = records(&subject, &mut ids, first, step_ns);
         records.truncate(rows - first);
         fs::write(&segment, write_ahead(&records, &subject, &mut ids)).expect("written");
-        let origin =
-            Origin { node: "node", boot: "boot", segment: number as u64, profile: Some(1000) };
+        let (segment_number, inventory) = (number as u64, &Inventory::of(root, "node-boot"));
+        let origin = Origin {
+            node: "node",
+            boot: "boot",
+            segment: segment_number,
+            profile: Some(1000),
+            inventory,
+        };
         rotate(&Real, root, &segment, (origin, &Ledger::default())).expect("rotated");
         let said = |n: usize| label(n, step_ns, ids.chance());
         let labels: Vec<Label> = (first..first + records.len()).filter_map(said).collect();

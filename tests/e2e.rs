@@ -38,6 +38,10 @@ mod leaving;
 mod lifecycle;
 #[path = "e2e/log.rs"]
 mod log;
+#[path = "e2e/log_checks.rs"]
+mod log_checks;
+#[path = "e2e/logged.rs"]
+mod logged;
 #[path = "e2e/metrics.rs"]
 mod metrics;
 #[path = "e2e/no_library.rs"]

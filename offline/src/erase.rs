@@ -17,6 +17,7 @@ use onnxd::predlog::{
     digest,
     erased::{DIR, Ledger, alone},
     export::properties,
+    inventory::{self, By, Inventory, There},
     labels::{staging, store::Store},
     layout::{self, LOG_DIR},
     reader::{Filter, Log, Opened, ReadError, failed},
@@ -205,6 +206,16 @@ struct Rewrite<'a> {
 }
 
 impl Rewrite<'_> {
+    /// Says what becomes of a file of rows, before it does: whoever is killed in between does it again.
+    fn list(&self, path: &Path, there: Option<There>) -> Result<(), ReadError> {
+        if !path.starts_with(self.root.join(LOG_DIR)) {
+            return Ok(());
+        }
+        let line = inventory::Line::new(self.root, path, By::Erase, there);
+        let noted = line.and_then(|line| Inventory::of_command(self.root).note(&[line]));
+        noted.map_err(|error| failed(path, error))
+    }
+
     /// The labels of these keys, by model.
     fn labels(
         &self,
@@ -261,6 +272,7 @@ impl Rewrite<'_> {
             book::note(self.root, path, mark).map_err(|error| failed(path, error))?;
         }
         if rows == 0 {
+            self.list(path, None)?;
             fs::remove_file(path).map_err(|error| failed(path, error))?;
         } else {
             let hidden = dir.join(format!(
@@ -276,8 +288,10 @@ impl Rewrite<'_> {
             }
             let file = writer.into_inner().map_err(bad)?;
             file.sync_all().map_err(|error| failed(&hidden, error))?;
+            let there = inventory::written(&hidden)?;
+            rewritten.sha256_after = Some(there.sha256.clone());
+            self.list(path, Some(there))?;
             fs::rename(&hidden, path).map_err(|error| failed(path, error))?;
-            rewritten.sha256_after = Some(digest::file(path)?);
         }
         // What was worked out from the rows that are gone.
         match fs::remove_file(&profile) {

@@ -18,7 +18,7 @@ use super::{
     timed, v1,
 };
 use crate::{
-    predlog::capture::LABEL_HEAD,
+    predlog::capture::{LABEL_HEAD, REQUEST_ID},
     repository::table::ROUTE,
     serving::{
         caller::Caller,
@@ -77,9 +77,12 @@ fn route_heads(names: &[Arc<str>], headers: &HeaderMap) -> RouteHeads {
     (!given.is_empty()).then_some(given)
 }
 
-/// What of them holds for every request of a stream: a key for labels is that of one.
+/// What of them holds for every request of a stream: an id, or a key for labels, is that of one.
 fn of_stream(heads: RouteHeads) -> RouteHeads {
-    let heads: Vec<_> = heads?.into_iter().filter(|(name, _)| **name != *LABEL_HEAD).collect();
+    let heads: Vec<_> = heads?
+        .into_iter()
+        .filter(|(name, _)| ![LABEL_HEAD, REQUEST_ID].contains(&&**name))
+        .collect();
     (!heads.is_empty()).then(|| heads.into())
 }
 

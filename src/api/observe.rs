@@ -119,7 +119,8 @@ impl Watch {
         let name = || format!("{} {}", head.method, head.path);
         let span = observer.traces.as_ref().and_then(|traces| traces.begin(&parent, name()));
         let trace_id = span.as_ref().map(RequestSpan::trace_id).or_else(|| parent.trace_id());
-        let known = Some(Box::default());
+        let ids = span.as_ref().map(RequestSpan::ids);
+        let known = Some(Box::new(Known { span: ids, ..Known::default() }));
         Watch { observer, known, began: now(), head, span, trace_id, finished: false }
     }
 

@@ -6,6 +6,7 @@ mod keep;
 mod progress;
 mod show;
 mod tail;
+mod verify;
 
 use std::{
     path::PathBuf,
@@ -18,7 +19,7 @@ use clap::Subcommand;
 use super::{Failure, output::Output, sibling};
 use crate::predlog::{
     condition::{self, Condition},
-    reader::{Filter, Log, ReadError},
+    reader::{Filter, Log, LogFile, ReadError},
 };
 
 /// Read the prediction log: what is there, its rows, whether it holds
@@ -45,7 +46,7 @@ enum Command {
     Stat(show::StatArgs),
     /// The latest rows, and with --follow those that come
     #[command(
-        after_help = "Examples:\n  onnxd log tail --model wine\n  onnxd log tail --model wine --follow --output json | jq .status\n\nRows are seen once their file is closed, at the latest after prediction_log.rotate_seconds."
+        after_help = "Examples:\n  onnxd log tail --model wine\n  onnxd log tail --model wine --follow --output json | jq .status\n\nRows are seen as they are committed, within prediction_log.flush_ms of the server."
     )]
     Tail(tail::Args),
     /// Write rows as CSV, JSON lines or Parquet
@@ -53,11 +54,11 @@ enum Command {
         after_help = "Examples:\n  onnxd log dump --model wine --from 2026-01-31 --to 2026-02-01 --form csv --out day.csv\n  onnxd log dump --model wine --where 'total_us>10000' --columns ts,request_id,total_us\n  onnxd log dump --model wine --version 3 --form parquet --out rows.parquet"
     )]
     Dump(dump::Args),
-    /// Read every row and check it: files whole, columns and types, hours, no row twice
+    /// Read every row and check it: files as they were written, no row missing or twice
     #[command(
-        after_help = "Examples:\n  onnxd log verify\n  onnxd log verify --model wine --output json\n\nExit codes: 0 all of it holds, 1 the log cannot be read, 3 a file does not hold."
+        after_help = "Examples:\n  onnxd log verify\n  onnxd log verify --model wine --output json\n\nChecked are: every file (whole, its columns and types, its hour, its SHA-256 and rows as listed in _manifest), every frame of the write-ahead log (a write that is cut off at its end is no problem), every file that is listed, and of every start of a server that received = written + dropped + in flight, and that what was written is there.\n\nExit codes: 0 all of it holds, 1 the log cannot be read, 3 something does not hold, with the file and what."
     )]
-    Verify(keep::VerifyArgs),
+    Verify(verify::Args),
     /// Say which columns a model's log has, and why, and what would be written of a request
     #[command(
         after_help = "Examples:\n  onnxd log explain wine --models models\n  onnxd log explain wine --models models --request request.json\n\nThe request is one of POST /v2/models/MODEL/infer, as JSON. The model is loaded and run here; nothing is written."
@@ -152,6 +153,11 @@ fn unread(error: ReadError) -> Failure {
     Failure::failed(error.0)
 }
 
+/// A file's path below the log's directory.
+fn relative(log: &Log, file: &LogFile) -> String {
+    file.path.strip_prefix(&log.root).unwrap_or(&file.path).display().to_string()
+}
+
 /// Too little to say anything of.
 fn nothing() -> Failure {
     Failure { code: 4, message: "no row of the log is asked for by these flags".to_owned() }
@@ -170,7 +176,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Tail(args) => tail::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Explain(args) => explain::run(args),
-        Command::Verify(args) => keep::verify(args),
+        Command::Verify(args) => verify::run(args),
         Command::Compact(args) => keep::compact(args),
         Command::Erase(args) => sibling::run("onnxd-offline", &["log", "erase"], args),
     }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     cells::Predicted,
+    columns::{Meta, Source},
     encode::{self, Anchor, Ids},
     options::{Mode, OnFull},
     record::{CacheUse, Lost, Record, Route, Texts},
@@ -22,17 +23,23 @@ use super::{
     value,
 };
 use crate::{
-    telemetry::{clock::now, predictions::Reason, stats::Spans},
+    telemetry::{clock::now, predictions::Reason, request, stats::Spans},
     types::{
         error::{Code, Error},
         request::{InferRequest, OutputTensor, Parameter},
         tensor::Tensor,
         time::Tick,
+        trace::TraceIds,
     },
 };
 
 /// Request parameters that the log looks at.
 pub const LABEL_KEY: &str = "label_key";
+pub const REPLAY: &str = "replay";
+
+/// The header, or gRPC's metadata, that names a request that has no id itself.
+pub const REQUEST_ID: &str = "x-request-id";
+const TRACE: &str = "traceparent";
 
 /// The header, or gRPC's metadata, that says the same for who cannot change bodies. A parameter counts more.
 pub const LABEL_HEAD: &str = "x-onnxd-label-key";
@@ -57,6 +64,15 @@ pub struct VersionLog {
     pub(super) samples: bool,
     /// Whether the answer decides which.
     pub(super) looks: bool,
+}
+
+/// Gives a request that has no id one, so that all rows that come of it have the same. Its answer shows none.
+pub fn name(request: &mut InferRequest) {
+    if request.id.is_empty() && request.head(REQUEST_ID).is_none() {
+        let heads = request.heads.take().map(<[_]>::into_vec).unwrap_or_default();
+        let own = (Arc::from(REQUEST_ID), new_id().into());
+        request.heads = Some(heads.into_iter().chain([own]).collect());
+    }
 }
 
 /// How a request ended.
@@ -90,9 +106,9 @@ impl VersionLog {
         received: Tick,
         caller: Option<&Arc<str>>,
     ) -> Option<Box<Entry>> {
-        let request_id: Box<str> = match request.id.is_empty() {
-            true => new_id().into(),
-            false => cut(&request.id).into(),
+        let request_id: Box<str> = match (&*request.id, request.head(REQUEST_ID)) {
+            ("", None | Some("")) => new_id().into(),
+            ("", Some(id)) | (id, _) => cut(id).into(),
         };
         let place = if self.samples { sampling::place(&request_id) } else { 0.0 };
         if self.samples && place >= self.most {
@@ -105,11 +121,15 @@ impl VersionLog {
             request_id,
             requested_version: version.map(|version| cut(version).into()),
             caller: caller.cloned(),
+            // A span of our own is below the caller's.
+            trace: request::span().or_else(|| TraceIds::parse(request.head(TRACE)?)),
             ..Texts::default()
         };
-        let heads = request.heads.iter().flatten();
-        let labelled = heads.filter(|(name, _)| **name == *LABEL_HEAD);
-        texts.label_key = labelled.map(|(_, key)| cut(key).into()).next();
+        if !options.tenant.is_empty() {
+            let named = || request.head(&options.tenant).map(|name| cut(name).to_owned());
+            texts.tenant = text(&options.tenant).or_else(named).map(Into::into);
+        }
+        texts.label_key = request.head(LABEL_HEAD).map(|key| cut(key).into());
         if !request.parameters.is_empty() {
             texts.label_key = text(LABEL_KEY).map(Into::into).or(texts.label_key);
             let tags = options.tags.iter();
@@ -128,7 +148,7 @@ impl VersionLog {
             spans: Spans::default(),
             batch: None,
             cache: CacheUse::Bypass,
-            route: Route::default(),
+            route: Route { sent: request.sent.clone(), replayed: is_replay(request) },
             protocol: if request.protocol.is_empty() { "http" } else { request.protocol },
             rows: 1,
             sample_p: 1.0,
@@ -140,6 +160,19 @@ impl VersionLog {
         };
         let log = self.clone();
         Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place }))
+    }
+
+    /// The headers that rows are filled from.
+    pub fn heads(&self) -> impl Iterator<Item = &str> {
+        let subject = &self.subject;
+        let has = |meta: Meta| {
+            subject.columns.columns.iter().any(|column| column.source == Source::Meta(meta))
+        };
+        let traced = has(Meta::TraceId) || has(Meta::SpanId);
+        let tenant = has(Meta::Tenant).then_some(&*subject.options.tenant);
+        let tenant = tenant.filter(|name| !name.is_empty());
+        let asked = [Some(REQUEST_ID), Some(LABEL_HEAD), traced.then_some(TRACE), tenant];
+        asked.into_iter().flatten()
     }
 
     /// What the rows that wait would be written as, each as its columns' values; they are gone then.
@@ -198,11 +231,6 @@ impl Entry {
 
     pub fn cached(&mut self, how: CacheUse) {
         self.record.cache = how;
-    }
-
-    /// The way it was sent, as the answer's header says it.
-    pub fn routed(&mut self, said: Arc<str>) {
-        self.record.route = Route { said: Some(said), rollout: None };
     }
 
     /// Takes what is answered, as long as it is all there.
@@ -397,6 +425,12 @@ fn new_id() -> String {
         static IDS: RefCell<Ids> = RefCell::new(Ids::new(RandomState::new().hash_one(0)));
     }
     IDS.with_borrow_mut(|ids| ids.next(wall().wall_us).hyphenated().to_string())
+}
+
+/// Whether it was asked once more, from a log.
+fn is_replay(request: &InferRequest) -> bool {
+    let given = request.parameters.iter().find(|(key, _)| **key == *REPLAY);
+    given.is_some_and(|(_, value)| *value == Parameter::Bool(true))
 }
 
 fn cut(text: &str) -> &str {

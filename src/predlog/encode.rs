@@ -19,7 +19,7 @@ use super::{
     schema,
     subject::Subject,
 };
-use crate::types::time::Tick;
+use crate::types::{time::Tick, trace::TraceIds};
 
 /// What a tick is on the wall clock.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +156,9 @@ impl<'a> Encoding<'a> {
             }
             Meta::LabelKey => self.label_keys(name, redaction),
             Meta::Ts => self.times(),
-            Meta::RolloutStep => self.ints(|r| r.route.rollout.as_ref().map(|(_, step)| *step)),
+            Meta::RolloutStep => self.ints(|r| r.route.rollout().map(|(_, step)| *step)),
+            Meta::TraceId => self.hexes(name, redaction, |ids| &ids.trace),
+            Meta::SpanId => self.hexes(name, redaction, |ids| &ids.span),
             Meta::Status => self.ints(|r| Some(r.code.map_or(200, |code| i32::from(code.http())))),
             Meta::BatchSize => {
                 self.ints(|r| r.batch.map(|(rows, _)| i32::try_from(rows).unwrap_or(i32::MAX)))
@@ -174,6 +176,20 @@ impl<'a> Encoding<'a> {
             Meta::Tags => self.tags(),
             _ => self.texts(name, redaction, |record| text(meta, record, subject)),
         }
+    }
+
+    fn hexes(
+        &self,
+        name: &str,
+        redaction: Option<&Redaction>,
+        of: impl Fn(&TraceIds) -> &[u8],
+    ) -> ArrayRef {
+        let mut texts = StringBuilder::new();
+        for (record, _) in self.each() {
+            let hex = record.texts.trace.as_ref().map(|ids| Texts::Owned(hex::encode(of(ids))));
+            append(&mut texts, name, redaction, hex);
+        }
+        Arc::new(texts.finish())
     }
 
     fn event_ids(&self, ids: &mut Ids) -> ArrayRef {
@@ -368,15 +384,14 @@ fn text<'t>(meta: Meta, record: &'t Record, subject: &'t Subject) -> Option<&'t 
         Meta::ModelDigest => Some(&subject.digest),
         Meta::RequestedVersion => texts.requested_version.as_deref(),
         Meta::Route => Some(record.route.name()),
-        Meta::RolloutId => record.route.rollout.as_ref().map(|(id, _)| &**id),
+        Meta::RolloutId => record.route.rollout().map(|(id, _)| &**id),
         Meta::Protocol => Some(record.protocol),
         Meta::ErrorCode => record.code.map(|code| code.label()),
         Meta::Cache => Some(record.cache.label()),
         Meta::Device => Some(&subject.device),
         Meta::Node => Some(&subject.node),
         Meta::Caller => texts.caller.as_deref(),
-        Meta::TraceId => texts.trace_id.as_deref(),
-        Meta::SpanId => texts.span_id.as_deref(),
+        Meta::Tenant => texts.tenant.as_deref(),
         Meta::SubjectKey => texts.subject_key.as_deref(),
         Meta::SchemaId => Some(&subject.footer.schema_id),
         _ => None,

@@ -1,5 +1,7 @@
 //! The prediction log: what was asked and answered, as typed rows of Parquet, the way there from the request path, and back.
 
+pub mod accounts;
+pub mod ahead;
 pub mod capture;
 pub mod cells;
 pub mod columns;
@@ -11,6 +13,7 @@ pub mod encode;
 pub mod erased;
 pub mod export;
 pub mod footer;
+pub mod inventory;
 pub mod labels;
 pub mod layout;
 pub mod options;

@@ -219,6 +219,9 @@ pub struct LogOptions {
     pub prediction: Prediction,
     /// Request parameters that go into the column `tags`. Default: none.
     pub tags: Vec<String>,
+    /// The request parameter, or where there is none of that name the header (gRPC: metadata), that names the tenant for whom
+    /// is asked. Empty (default): none, and the column `tenant` is null.
+    pub tenant: String,
     /// Which requests are logged.
     pub sampling: Sampling,
     /// Columns that are logged, with `*` for any text; what is not named is not. Default: none named, and every column is.
@@ -248,6 +251,7 @@ impl Default for LogOptions {
             feature_names: BTreeMap::new(),
             prediction: Prediction::default(),
             tags: Vec::new(),
+            tenant: String::new(),
             sampling: Sampling::default(),
             only: Vec::new(),
             redact: BTreeMap::new(),

@@ -60,10 +60,15 @@ pub struct Filter {
 impl Filter {
     /// Whether rows of this partition can be among them.
     pub fn admits(&self, partition: &Partition) -> bool {
-        self.model.as_ref().is_none_or(|model| *model == partition.model)
-            && self.version.as_ref().is_none_or(|version| *version == partition.version)
+        self.names(&partition.model, &partition.version)
             && self.from.is_none_or(|from| partition.ends() > from)
             && self.to.is_none_or(|to| partition.begins() < to)
+    }
+
+    /// Whether rows of this version can be among them.
+    pub fn names(&self, model: &str, version: &str) -> bool {
+        self.model.as_ref().is_none_or(|own| own == model)
+            && self.version.as_ref().is_none_or(|own| own == version)
     }
 
     fn admits_all(&self, partition: &Partition) -> bool {
@@ -91,7 +96,8 @@ pub struct Log {
 impl Log {
     /// The log below `root`. It is an error where there is none.
     pub fn open(root: &Path) -> Result<Log, ReadError> {
-        if root.join(LOG_DIR).is_dir() {
+        // Before the first file is closed, all there is was written ahead.
+        if root.join(LOG_DIR).is_dir() || layout::wal(root).is_dir() {
             return Ok(Log { root: root.to_owned() });
         }
         Err(match root.is_dir() {
@@ -287,12 +293,17 @@ pub fn rows(
         (filter.admits_all(&file.partition), filter.clone(), file.path.clone());
     Ok(batches.map(move |batch| {
         let batch = batch?;
-        if all {
-            return Ok(batch);
-        }
-        let keep = kept(&batch, &filter).map_err(|why| failed(&path, why))?;
-        filter_record_batch(&batch, &keep).map_err(|error| failed(&path, error))
+        if all { Ok(batch) } else { matching(&batch, &filter).map_err(|why| failed(&path, why)) }
     }))
+}
+
+/// The rows of a batch of one version that the filter asks for.
+///
+/// # Errors
+/// They have no times, or a cell has a type that the log has not.
+pub fn matching(batch: &RecordBatch, filter: &Filter) -> Result<RecordBatch, String> {
+    let keep = kept(batch, filter)?;
+    filter_record_batch(batch, &keep).map_err(|error| error.to_string())
 }
 
 /// Which rows of a batch the filter asks for.

@@ -12,8 +12,10 @@ use crate::{
     types::{
         datatype::Datatype,
         error::Code,
+        request::{Rollout, Sent},
         tensor::{Dims, Tensor},
         time::Tick,
+        trace::TraceIds,
     },
 };
 
@@ -74,15 +76,25 @@ pub struct Lost;
 /// Which way a request was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// The way's name, perhaps with `;` and more behind it, as the answer's header has it; `None`: `primary`.
-    pub said: Option<Arc<str>>,
-    pub rollout: Option<(Arc<str>, i32)>,
+    /// `None`: there are no traffic rules.
+    pub sent: Option<Arc<Sent>>,
+    /// It was asked once more, from a log.
+    pub replayed: bool,
 }
 
 impl Route {
     /// The value of the column `route`.
     pub fn name(&self) -> &str {
-        self.said.as_deref().and_then(|said| said.split(';').next()).unwrap_or("primary")
+        match &self.sent {
+            _ if self.replayed => "replay",
+            Some(sent) => sent.said.split(';').next().unwrap_or_default(),
+            None => "primary",
+        }
+    }
+
+    /// What was under way; nothing of a replay, which tells nothing about it.
+    pub fn rollout(&self) -> Option<&Rollout> {
+        self.sent.as_ref()?.rollout.as_ref().filter(|_| !self.replayed)
     }
 }
 
@@ -96,8 +108,8 @@ pub struct Texts {
     pub caller: Option<Arc<str>>,
     /// Hashed already.
     pub subject_key: Option<Box<str>>,
-    pub trace_id: Option<Box<str>>,
-    pub span_id: Option<Box<str>>,
+    pub tenant: Option<Box<str>>,
+    pub trace: Option<TraceIds>,
     pub tags: Vec<(Box<str>, Box<str>)>,
 }
 

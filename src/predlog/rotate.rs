@@ -20,12 +20,14 @@ use parquet::{
     },
     schema::types::ColumnPath,
 };
+use sha2::{Digest, Sha256};
 
 use super::{
     columns::META,
     disk::{self, Disk, DiskFile},
     erased::Ledger,
     footer::{self, LogSchema},
+    inventory::{By, Inventory, LeftOut, Line, There},
     layout::{self, HOUR_US, Partition},
     profile::{Profile, build::Builder},
     wal::Segment,
@@ -62,7 +64,7 @@ const FEW_VALUES: [&str; 17] = [
 /// What came of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rotated {
-    pub files: Vec<PathBuf>,
+    pub files: Vec<Closed>,
     pub rows: u64,
     /// Rows that were left out, since their subject is erased.
     pub erased: u64,
@@ -72,17 +74,27 @@ pub struct Rotated {
     pub model: Option<String>,
 }
 
+/// A file that rows were put into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub path: PathBuf,
+    pub there: There,
+}
+
 /// Whose segment it is, for the names of files, and what is written beside them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Origin<'a> {
     pub node: &'a str,
     pub boot: &'a str,
     pub segment: u64,
     /// How many rows the sample of a profile has; `None` where there are no profiles.
     pub profile: Option<usize>,
+    /// The list of whoever does it.
+    pub inventory: &'a Inventory,
 }
 
-/// Writes the segment's rows below `root`. The segment stays; whoever calls removes it, since its rows are safe once this returns.
+/// Writes the segment's rows below `root`, and lists the files. The segment stays; whoever calls removes it, since its rows are safe
+/// once this returns.
 ///
 /// # Errors
 /// What could not be read or written. Nothing is left half written but under a name that readers skip.
@@ -117,6 +129,17 @@ pub fn rotate(
             rotated.files.push(hour.finish(disk, footer)?);
         }
     }
+    let Origin { node, boot, inventory, .. } = origin;
+    let line = |file: &Closed| Line::new(root, &file.path, By::Rotate, Some(file.there.clone()));
+    let lines: io::Result<Vec<Line>> = rotated.files.iter().map(line).collect();
+    let listed = lines.and_then(|mut lines| {
+        if let (Some(model), 1..) = (rotated.model.clone(), rotated.erased) {
+            let left_out = LeftOut { model, rows: rotated.erased };
+            lines.push(Line::left_out(root, segment, By::Rotate, left_out)?);
+        }
+        inventory.note(&lines)
+    });
+    listed.map_err(|error| format!("_manifest of {node}-{boot}: {error}"))?;
     Ok(rotated)
 }
 
@@ -150,6 +173,7 @@ struct Hour {
     waiting: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
+    all_rows: u64,
     writer: Option<ArrowWriter<Sink>>,
     profile: Option<Builder>,
 }
@@ -166,6 +190,7 @@ impl Hour {
             waiting: Vec::new(),
             rows: 0,
             bytes: 0,
+            all_rows: 0,
             writer: None,
             profile: origin.profile.map(|rows| begin(root, footer, rows)),
         })
@@ -178,6 +203,7 @@ impl Hour {
         footer: &LogSchema,
     ) -> Result<(), String> {
         self.rows += rows.num_rows();
+        self.all_rows += rows.num_rows() as u64;
         self.bytes += rows.get_array_memory_size();
         self.waiting.push(rows);
         if self.rows >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
@@ -199,7 +225,8 @@ impl Hour {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let sink = Sink(disk.create(&self.temporary).map_err(|error| failed(&error))?);
+                let file = disk.create(&self.temporary).map_err(|error| failed(&error))?;
+                let sink = Sink { file, bytes: 0, digest: Sha256::new() };
                 let properties = properties(&schema, rows.num_rows(), Some(&footer.text()));
                 let writer = ArrowWriter::try_new(sink, schema, Some(properties));
                 self.writer.insert(writer.map_err(|error| failed(&error))?)
@@ -210,13 +237,14 @@ impl Hour {
         Ok(())
     }
 
-    fn finish(mut self, disk: &dyn Disk, footer: &LogSchema) -> Result<PathBuf, String> {
+    fn finish(mut self, disk: &dyn Disk, footer: &LogSchema) -> Result<Closed, String> {
         self.group(disk, footer)?;
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.path.display());
-        if let Some(writer) = self.writer {
-            let mut sink = writer.into_inner().map_err(|error| failed(&error))?;
-            sink.0.sync().map_err(|error| failed(&error))?;
-        }
+        let Some(writer) = self.writer else { return Err(failed(&"there are no rows")) };
+        let mut sink = writer.into_inner().map_err(|error| failed(&error))?;
+        sink.file.sync().map_err(|error| failed(&error))?;
+        let sha256 = hex::encode(sink.digest.finalize());
+        let there = There { rows: self.all_rows, bytes: sink.bytes, sha256 };
         // Before the file, so that whoever sees one sees the other.
         if let Some(profile) = self.profile {
             let mut bytes = Vec::new();
@@ -234,7 +262,7 @@ impl Hour {
         for folder in self.path.ancestors().skip(1).take(5) {
             disk.sync_dir(folder).map_err(|error| failed(&error))?;
         }
-        Ok(self.path)
+        Ok(Closed { path: self.path, there })
     }
 }
 
@@ -286,16 +314,23 @@ pub fn properties(schema: &SchemaRef, rows: usize, footer: Option<&str>) -> Writ
     properties.build()
 }
 
-/// A file as Parquet's writer takes it.
-struct Sink(Box<dyn DiskFile>);
+/// A file as Parquet's writer takes it, and the digest of what went into it: what the disk makes of that is another matter.
+struct Sink {
+    file: Box<dyn DiskFile>,
+    bytes: u64,
+    digest: Sha256,
+}
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.digest.update(bytes.get(..written).unwrap_or_default());
+        self.bytes += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.file.flush()
     }
 }
 

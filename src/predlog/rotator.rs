@@ -15,7 +15,9 @@ use serde_json::{Map, Value, json};
 use super::{
     capture,
     compact::{self, background::Background},
-    disk, erased, layout,
+    disk, erased,
+    inventory::{By, Inventory, Line},
+    layout,
     reader::{Filter, Log, LogFile, ReadError},
     retention,
     rotate::{Origin, Rotated, rotate},
@@ -41,6 +43,7 @@ pub struct Rotator {
     compaction: Option<Background>,
     /// Tells the uploader, where there is one, that there are files.
     news: Sender<()>,
+    inventory: Inventory,
 }
 
 impl Rotator {
@@ -52,6 +55,8 @@ impl Rotator {
             target_bytes: options.target_bytes,
             grace_us: grace.saturating_mul(1_000_000),
         };
+        let place = &shared.place;
+        let inventory = Inventory::of(&root, &format!("{}-{}", place.node, place.boot));
         let compaction = options.enabled.then(|| Background::new(root, small));
         Rotator {
             compaction,
@@ -61,6 +66,7 @@ impl Rotator {
             rows: BTreeMap::new(),
             complained: false,
             news,
+            inventory,
         }
     }
 
@@ -105,8 +111,9 @@ impl Rotator {
         for sealed in std::mem::take(&mut self.waiting) {
             let place = &self.shared.place;
             let profile = self.shared.options.profile.sample();
-            let segment = sealed.number;
-            let origin = Origin { node: &place.node, boot: &place.boot, segment, profile };
+            let (segment, inventory) = (sealed.number, &self.inventory);
+            let (node, boot) = (&*place.node, &*place.boot);
+            let origin = Origin { node, boot, segment, profile, inventory };
             match self.rotate(&sealed.path, origin) {
                 Ok(rotated) => {
                     self.done_with(&sealed.path, rotated.torn_bytes);
@@ -198,7 +205,8 @@ impl Rotator {
         let any = !segments.is_empty();
         for (segment, path) in segments {
             let profile = self.shared.options.profile.sample();
-            match self.rotate(&path, Origin { node, boot, segment, profile }) {
+            let origin = Origin { node, boot, segment, profile, inventory: &self.inventory };
+            match self.rotate(&path, origin) {
                 Ok(rotated) => {
                     (rows, torn) = (rows + rotated.rows, torn + rotated.torn_bytes);
                     self.remove(&path);
@@ -241,7 +249,9 @@ impl Rotator {
             };
             let mut gone: BTreeMap<Cause, (u64, u64)> = BTreeMap::new();
             for (file, cause) in retention::expired(&files, capture::wall().wall_us, policy) {
-                match retention::remove(&file.path) {
+                let listed = Line::new(&self.shared.place.root, &file.path, By::Retention, None);
+                let listed = listed.and_then(|line| self.inventory.note(&[line]));
+                match listed.and_then(|()| retention::remove(&file.path)) {
                     Ok(()) => {
                         let sum = gone.entry(cause).or_default();
                         *sum = (sum.0 + 1, sum.1 + file.bytes);
@@ -342,7 +352,8 @@ impl Rotator {
         }
         let place = &self.shared.place;
         let manifest = json!({
-            "format": 1,
+            // From 2 on every file is listed beside it.
+            "format": 2,
             "node": &*place.node,
             "boot": &*place.boot,
             "closed": closed,

@@ -16,6 +16,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     pub rows: u64,
+    pub bytes: u64,
     pub sha256: String,
     /// Nothing where it holds; at most one line a kind of problem.
     pub problems: Vec<String>,
@@ -46,7 +47,7 @@ pub struct Seen(HashSet<u128>);
 /// Reads a file whole. The error is for what cannot be read at all, such as a file that has gone.
 pub fn file(file: &LogFile, seen: &mut Seen) -> Result<Checked, ReadError> {
     let sha256 = digest::file(&file.path)?;
-    let mut checked = Checked { rows: 0, sha256, problems: Vec::new() };
+    let mut checked = Checked { rows: 0, bytes: file.bytes, sha256, problems: Vec::new() };
     if let Err(why) = read(file, seen, &mut checked) {
         checked.problems.push(why.0);
     }
@@ -136,8 +137,8 @@ impl Wrong {
             let column = batch.column_by_name(name);
             self.nulls += column.map_or(0, |column| column.null_count() as u64);
         }
-        for id in texts(batch, "event_id")?.iter().flatten() {
-            self.doubles += u64::from(!seen.0.insert(hash(id)));
+        for id in ids(batch)? {
+            self.doubles += u64::from(!seen.0.insert(id));
         }
         let shares = batch.column_by_name("sample_p");
         if let Some(shares) = shares.and_then(|c| c.as_any().downcast_ref::<Float64Array>()) {
@@ -167,6 +168,14 @@ impl Wrong {
         .map(|(count, what)| format!("{count} {what}"))
         .collect()
     }
+}
+
+/// The ids of the rows. One that is null, which none may be, is that of an empty text.
+///
+/// # Errors
+/// There is no such column.
+pub fn ids(batch: &RecordBatch) -> Result<Vec<u128>, String> {
+    Ok(texts(batch, "event_id")?.iter().map(|id| hash(id.unwrap_or_default())).collect())
 }
 
 fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Cursor, Read},
+    io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
     path::Path,
     sync::Arc,
 };
@@ -49,10 +49,14 @@ pub fn frame(batch: &RecordBatch, footer: Option<&str>) -> Result<Vec<u8>, Strin
 /// Reads a segment's frames, up to the first that is not whole.
 pub struct Segment {
     file: BufReader<File>,
+    /// Where the last whole frame ends.
+    good: u64,
     /// Bytes that are left to read.
     left: u64,
     /// Bytes from the first frame on that is not whole.
     torn: u64,
+    /// Why that is more than a crash's doing.
+    damage: Option<&'static str>,
     footer: Option<LogSchema>,
     schema: Option<SchemaRef>,
 }
@@ -64,7 +68,19 @@ impl Segment {
         let file = File::open(path)?;
         let left = file.metadata()?.len();
         let file = BufReader::with_capacity(1 << 20, file);
-        Ok(Segment { file, left, torn: 0, footer: None, schema: None })
+        let (good, torn, damage) = (0, 0, None);
+        Ok(Segment { file, good, left, torn, damage, footer: None, schema: None })
+    }
+
+    /// Goes on behind the last whole frame, with what has been written since.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        let length = self.file.get_ref().metadata()?.len();
+        self.file.seek(SeekFrom::Start(self.good))?;
+        (self.left, self.torn, self.damage) = (length.saturating_sub(self.good), 0, None);
+        Ok(())
     }
 
     /// The rows of the next frame; `None` at the end of what is whole.
@@ -77,7 +93,10 @@ impl Segment {
         }
         let before = self.left;
         match self.whole()? {
-            Some(batch) => Ok(Some(batch)),
+            Some(batch) => {
+                self.good += before - self.left;
+                Ok(Some(batch))
+            }
             None => {
                 self.torn = before;
                 Ok(None)
@@ -102,9 +121,14 @@ impl Segment {
         self.file.read_exact(&mut stream)?;
         self.left -= u64::from(length);
         if crc32c::crc32c(&stream) != crc {
+            self.damage = Some("a frame's bytes are not those of its CRC");
             return Ok(None);
         }
-        Ok(self.parse(stream))
+        let rows = self.parse(stream);
+        if rows.is_none() {
+            self.damage = Some("a frame whose CRC holds is not readable");
+        }
+        Ok(rows)
     }
 
     fn parse(&mut self, stream: Vec<u8>) -> Option<RecordBatch> {
@@ -123,6 +147,12 @@ impl Segment {
     /// What the segment's rows are, once the first frame was read.
     pub fn footer(&self) -> Option<&LogSchema> {
         self.footer.as_ref()
+    }
+
+    /// Where the first frame is that is not whole, and what is wrong with it, where a write that was cut off does not explain it: all of
+    /// its bytes are there. Known once `read` has given `None`.
+    pub fn damage(&self) -> Option<(u64, &'static str)> {
+        self.damage.map(|why| (self.good, why))
     }
 
     /// Bytes at the end that are no whole frame; known once `read` has given `None`.

@@ -16,6 +16,7 @@ use crate::{
     types::{
         buckets::BUCKETS,
         error::{Code, Error},
+        request::{Rollout, Sent},
         traffic::{PRIMARY, Traffic},
     },
 };
@@ -33,6 +34,10 @@ pub struct Routes {
     pub fallback: Option<Falling>,
     /// Of the primary, as long as the model is there.
     pub breaker: Arc<Mutex<Breaker>>,
+    /// What is under way.
+    pub rollout: Option<Rollout>,
+    /// How copies are sent.
+    pub shadowed: Arc<Sent>,
 }
 
 /// Where requests go.
@@ -41,8 +46,8 @@ pub struct Way {
     pub name: Arc<str>,
     /// `None`: it does not serve.
     pub version: Option<Arc<Version>>,
-    /// As the answer's header says it.
-    pub said: Arc<str>,
+    /// As the answer's header says it, and the prediction log.
+    pub sent: Arc<Sent>,
     pub count: Arc<RouteCount>,
 }
 
@@ -78,12 +83,15 @@ impl Routes {
             Some(State::Ready(version)) => Some(version.clone()),
             _ => None,
         };
+        let step = i32::try_from(traffic.generation).unwrap_or(i32::MAX);
+        let rollout = traffic.rolling().map(|began| (Arc::from(began.to_string()), step));
+        let sent = |said: String| Arc::new(Sent { said: said.into(), rollout: rollout.clone() });
         let way = |name: &str, version: Option<Arc<Version>>| Way {
             name: name.into(),
-            said: match &version {
-                Some(version) => format!("{name};version={}", version.number).into(),
+            sent: sent(match &version {
+                Some(version) => format!("{name};version={}", version.number),
                 None => name.into(),
-            },
+            }),
             count: registry().route(model, name),
             version,
         };
@@ -115,6 +123,8 @@ impl Routes {
             shadows: shadows.collect(),
             fallback,
             breaker: breaker.clone(),
+            shadowed: sent("shadow".into()),
+            rollout,
         }
     }
 

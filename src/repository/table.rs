@@ -12,7 +12,7 @@ use super::{options::ModelOptions, routes::Routes};
 use crate::{
     batcher::served::Served,
     cache::ask::Cached,
-    predlog::capture::{LABEL_HEAD, VersionLog},
+    predlog::capture::VersionLog,
     telemetry::stats::VersionStats,
     types::{
         error::{Code, Error},
@@ -145,15 +145,23 @@ impl Table {
     /// The headers that the models' traffic rules and their logs look at.
     pub fn heads_of<'a>(models: impl Iterator<Item = &'a Arc<Model>>) -> Vec<Arc<str>> {
         let mut heads: Vec<Arc<str>> = Vec::new();
+        let mut add = |head: &str| {
+            if !heads.iter().any(|known| **known == *head) {
+                heads.push(head.into());
+            }
+        };
         for model in models {
-            let traffic = model.routes.as_ref().map(|routes| &routes.traffic);
-            let sticky = traffic.and_then(|traffic| traffic.sticky.as_ref()?.header.as_deref());
-            let forced = traffic.is_some_and(|traffic| traffic.force).then_some(ROUTE);
-            let logged = model.is_logged().then_some(LABEL_HEAD);
-            for head in sticky.into_iter().chain(forced).chain(logged) {
-                if !heads.iter().any(|known| **known == *head) {
-                    heads.push(head.into());
-                }
+            if let Some(routes) = &model.routes {
+                let sticky = routes.traffic.sticky.as_ref();
+                sticky.and_then(|sticky| sticky.header.as_deref()).into_iter().for_each(&mut add);
+                routes.traffic.force.then_some(ROUTE).into_iter().for_each(&mut add);
+            }
+            let logs = model.versions.values().filter_map(|state| match state {
+                State::Ready(version) => version.log.as_ref(),
+                _ => None,
+            });
+            for log in logs {
+                log.heads().for_each(&mut add);
             }
         }
         heads
@@ -167,13 +175,6 @@ impl Table {
 }
 
 impl Model {
-    /// Whether predictions of any version that serves are.
-    fn is_logged(&self) -> bool {
-        let logged =
-            |state: &State| matches!(state, State::Ready(version) if version.log.is_some());
-        self.versions.values().any(logged)
-    }
-
     /// The version that a request for `version` (empty: the current one) gets, whatever the traffic rules.
     pub fn resolve(&self, version: &str) -> Result<Arc<Version>, Error> {
         if version.is_empty() {

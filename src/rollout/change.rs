@@ -88,6 +88,8 @@ pub fn apply(before: &Traffic, step: &Step, current: Option<u64>) -> Result<Traf
         Step::Clear => after = Traffic { generation: before.generation, ..Traffic::default() },
     }
     after.generation = before.generation + 1;
+    after.rollout = before.rolling();
+    after.rollout = after.rolling();
     after.settled()
 }
 
@@ -214,18 +216,21 @@ mod tests {
         let first = step(&Traffic::default(), &canary(10.0)).unwrap();
         assert_eq!((first.generation, first.primary), (1, Some(1)));
         assert_eq!(first.arms[0].buckets.to_string(), "0-999");
+        assert_eq!((Traffic::default().rolling(), first.rollout), (None, Some(1)));
         let more = step(&first, &canary(25.0)).unwrap();
+        assert_eq!((more.rollout, more.generation), (Some(1), 2));
         assert_eq!(more.arms[0].buckets.to_string(), "0-2499");
         let paused = step(&more, &Step::Pause).unwrap();
         assert!(paused.paused && paused.arms == more.arms);
         assert!(!step(&paused, &Step::Resume).unwrap().paused);
         let done = step(&paused, &Step::Promote { arm: None }).unwrap();
         assert_eq!((done.primary, done.previous, done.paused), (Some(2), Some(1), false));
-        assert!(done.arms.is_empty());
+        assert!(done.arms.is_empty() && done.rollout.is_none());
         let back = step(&done, &Step::Rollback).unwrap();
         assert_eq!((back.primary, back.previous), (Some(1), Some(2)));
         let dropped = step(&more, &Step::Rollback).unwrap();
         assert_eq!((dropped.primary, dropped.arms.len()), (Some(1), 0));
+        assert_eq!(step(&back, &canary(1.0)).unwrap().rollout, Some(back.generation + 1));
         assert!(step(&back, &Step::Clear).unwrap().is_plain());
     }
 

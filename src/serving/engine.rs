@@ -376,17 +376,6 @@ pub struct Submitted {
 }
 
 impl Pending<'_> {
-    /// Its row in the prediction log says which way it was sent.
-    #[must_use]
-    pub(super) fn routed(mut self, said: &Arc<str>) -> Self {
-        if let Pending::Submitted { passage, .. } = &mut self
-            && let Some(entry) = &mut passage.entry
-        {
-            entry.routed(said.clone());
-        }
-        self
-    }
-
     /// Waits for the answer, until the deadline at most.
     pub async fn answer(self) -> Result<InferResponse, Error> {
         let (mut passage, submitted) = match self {

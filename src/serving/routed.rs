@@ -15,6 +15,7 @@ use super::{
     shadow::Copy,
 };
 use crate::{
+    predlog::capture,
     repository::{
         routes::{Falling, Routes, Shadowing},
         table::{Model, Version},
@@ -23,7 +24,7 @@ use crate::{
     types::{
         buckets::BUCKETS,
         error::{Blame, Code, Error},
-        request::{InferRequest, InferResponse},
+        request::{InferRequest, InferResponse, Sent},
         time::Tick,
         traffic::MOST_SHADOWS,
     },
@@ -33,8 +34,8 @@ use crate::{
 pub struct Taken {
     pub version: Arc<Version>,
     routes: Arc<Routes>,
-    /// For the answer's header.
-    said: Arc<str>,
+    /// For the answer's header, and the prediction log.
+    sent: Arc<Sent>,
     primary: bool,
 }
 
@@ -46,7 +47,8 @@ pub fn take(model: &Model, routes: &Arc<Routes>, request: &InferRequest) -> Resu
     if !request.version.is_empty() {
         let version = model.resolve(&request.version)?;
         let said = format!("version;version={}", version.number).into();
-        return Ok(Taken { version, routes: routes.clone(), said, primary: false });
+        let sent = Arc::new(Sent { said, rollout: None });
+        return Ok(Taken { version, routes: routes.clone(), sent, primary: false });
     }
     let way = router::choose(&model.name, routes, request, random())?;
     let version = match &way.version {
@@ -55,7 +57,7 @@ pub fn take(model: &Model, routes: &Arc<Routes>, request: &InferRequest) -> Resu
     };
     way.count.taken();
     let primary = std::ptr::eq(way, routes.primary());
-    Ok(Taken { version, routes: routes.clone(), said: way.said.clone(), primary })
+    Ok(Taken { version, routes: routes.clone(), sent: way.sent.clone(), primary })
 }
 
 /// Chance, from this thread's own sequence.
@@ -107,7 +109,7 @@ impl Engine {
     pub(super) fn begin_routed<'a>(
         &'a self,
         taken: Taken,
-        request: InferRequest,
+        mut request: InferRequest,
         received: Tick,
         timeout: Option<Duration>,
         caller: Option<&'a Caller>,
@@ -115,15 +117,17 @@ impl Engine {
         let Taken { routes, primary, .. } = &taken;
         let shadowed = *primary && request.regions.is_none();
         let shadows = if shadowed { draw(&routes.shadows) } else { 0 };
-        let copy = (shadows != 0).then(|| Drawn { request: request.clone(), shadows });
         let guarded = *primary && routes.fallback.is_some();
+        if (shadows != 0 || guarded) && taken.version.log.is_some() {
+            capture::name(&mut request);
+        }
+        request.sent = Some(taken.sent.clone());
+        let copy = (shadows != 0).then(|| Drawn { request: request.clone(), shadows });
         let spare = guarded.then(|| Spare { request: request.clone(), received, timeout, caller });
         let begun = now();
         let asked = !guarded || routes.breaker.lock().passes(begun);
         let first = match asked {
-            true => self
-                .enter(taken.version.clone(), request, received, timeout, caller)
-                .map(|pending| pending.routed(&taken.said)),
+            true => self.enter(taken.version.clone(), request, received, timeout, caller),
             false => Err(Error::new(
                 Code::Unavailable,
                 "the primary fails again and again: it is left alone",
@@ -158,7 +162,7 @@ impl<'a> Routed<'a> {
         };
         let fails = outcome.as_ref().is_err_and(may_fall_back);
         let blame = outcome.as_ref().err().map(|error| error.code.blame());
-        let Taken { routes, said, .. } = &taken;
+        let Taken { routes, sent, .. } = &taken;
         if let (Some(spare), Some(fallback)) = (spare, &routes.fallback) {
             if asked {
                 let mut breaker = routes.breaker.lock();
@@ -170,14 +174,14 @@ impl<'a> Routed<'a> {
                 }
             }
             if fails {
-                return engine.fall_back(&taken.version.model, fallback, spare).await;
+                return engine.fall_back(&taken, fallback, spare).await;
             }
         }
         let mut response = outcome?;
         if let Some(drawn) = copy {
-            engine.shadow(&routes.shadows, drawn, &response, now().since(begun));
+            engine.shadow(routes, drawn, &response, now().since(begun));
         }
-        response.route = Some(said.clone());
+        response.route = Some(sent.said.clone());
         Ok(response)
     }
 }
@@ -191,33 +195,32 @@ fn may_fall_back(error: &Error) -> bool {
 impl Engine {
     async fn fall_back(
         &self,
-        model: &str,
+        taken: &Taken,
         fallback: &Falling,
         spare: Spare<'_>,
     ) -> Result<InferResponse, Error> {
         let Spare { mut request, received, timeout, caller } = spare;
+        // Another model has no part in this one's rollout.
+        let mut rollout = taken.routes.rollout.clone();
         if let Some(other) = &fallback.model {
             request.model = other.as_str().into();
+            rollout = None;
         }
-        let name = fallback.model.as_deref().unwrap_or(model);
+        let name = fallback.model.as_deref().unwrap_or(&taken.version.model);
         let version = self.table.load().resolve(name, &fallback.version)?;
         fallback.count.taken();
         let said: Arc<str> = format!("fallback;version={}", version.number).into();
-        let pending = self.enter(version, request, received, timeout, caller)?.routed(&said);
+        request.sent = Some(Arc::new(Sent { said: said.clone(), rollout }));
+        let pending = self.enter(version, request, received, timeout, caller)?;
         let mut response = Box::pin(pending.answer()).await?;
         response.route = Some(said);
         Ok(response)
     }
 
     /// Gives copies to the shadows that were drawn.
-    fn shadow(
-        &self,
-        shadows: &[Shadowing],
-        drawn: Drawn,
-        response: &InferResponse,
-        took: Duration,
-    ) {
-        for (place, shadow) in shadows.iter().enumerate() {
+    fn shadow(&self, routes: &Routes, mut drawn: Drawn, response: &InferResponse, took: Duration) {
+        drawn.request.sent = Some(routes.shadowed.clone());
+        for (place, shadow) in routes.shadows.iter().enumerate() {
             if drawn.shadows & (1 << place) != 0 {
                 self.shadows.offer(Copy {
                     request: drawn.request.clone(),

@@ -43,23 +43,18 @@ pub fn choose<'a>(
 ) -> Result<&'a Way, Error> {
     let traffic = &routes.traffic;
     if traffic.force
-        && let Some(name) = head(request, ROUTE)
+        && let Some(name) = request.head(ROUTE)
     {
         return routes.named(name);
     }
     let Some(sticky) = &traffic.sticky else { return Ok(routes.of_bucket(below(random, BUCKETS))) };
     let by = match (&sticky.header, &sticky.parameter) {
-        (Some(header), _) => head(request, header).map(|key| bucket(model, key.as_bytes())),
+        (Some(header), _) => request.head(header).map(|key| bucket(model, key.as_bytes())),
         (_, Some(parameter)) => of_parameter(model, parameter, request)?,
         _ => None,
     };
     // Whoever does not say who they are is nobody in particular.
     Ok(routes.of_bucket(by.unwrap_or_else(|| below(random, BUCKETS))))
-}
-
-fn head<'a>(request: &'a InferRequest, name: &str) -> Option<&'a str> {
-    let heads = request.heads.as_ref()?;
-    heads.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.as_str())
 }
 
 fn of_parameter(model: &str, name: &str, request: &InferRequest) -> Result<Option<usize>, Error> {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     batcher::assemble::Scratch,
-    predlog::capture::Ending,
+    predlog::capture::{Ending, Entry},
     repository::{priority, table::Version},
     telemetry::{
         clock::now,
@@ -118,13 +118,32 @@ fn work(copies: &Receiver<Copy>, bytes: &AtomicUsize) {
 
 fn run(copy: Copy) -> Result<(), Error> {
     let Copy { request, version, counts, primary, took } = copy;
-    let mut entry = version.log.as_ref().and_then(|log| log.begin(&request, now(), None));
+    let received = now();
+    let mut entry = version.log.as_ref().and_then(|log| log.begin(&request, received, None));
+    let answered = answer(&version, request, entry.as_deref_mut());
+    if let Some(entry) = entry {
+        let infer = answered.as_ref().map_or(Duration::ZERO, |(_, own)| *own);
+        let spans = Spans { total: now().since(received), infer, ..Spans::default() };
+        let code = answered.as_ref().err().map(|error| error.code);
+        // Nobody waits for a shadow's row, whatever the log's mode.
+        let _ = entry.end(Ending { code, spans, batch: None });
+    }
+    let (answer, own) = answered?;
+    match compare(&primary, &answer) {
+        Some(difference) => counts.compared(difference, own, took),
+        None => return Err(Error::internal("its answer has another shape than the primary's")),
+    }
+    Ok(())
+}
+
+/// What the shadow answers, and how long the model took.
+fn answer(
+    version: &Version,
+    request: InferRequest,
+    entry: Option<&mut Entry>,
+) -> Result<(SmallVec<[OutputTensor; 2]>, Duration), Error> {
     let bound = bind(&version.signature, version.served.padding.as_ref(), request)?;
     let Bound { inputs, rows, wanted, .. } = bound;
-    if let Some(entry) = &mut entry {
-        entry.bound(&inputs, rows);
-        entry.routed("shadow".into());
-    }
     // Alone, and yet stacked: what came over a wire is not aligned.
     let mut scratch = Scratch::new();
     let members = [&inputs[..]];
@@ -134,19 +153,15 @@ fn run(copy: Copy) -> Result<(), Error> {
     // What crashes here has no caller: it is counted, and the version is as it was.
     let ran = catch_unwind(AssertUnwindSafe(|| session.run(&stacked.inputs, None)));
     let outputs = ran
-        .map_err(|_| Error::internal("a run of the shadow panicked"))?
-        .map_err(|error| Error::internal(error.to_string()))?;
+        .map_err(|_| Error::internal("a run of the shadow panicked"))
+        .and_then(|ran| ran.map_err(|error| Error::internal(error.to_string())));
     let own = now().since(begun);
-    let answer = pick(&version, wanted, outputs)?;
-    if let Some(mut entry) = entry {
-        entry.answered(&answer);
-        let spans = Spans { total: own, infer: own, ..Spans::default() };
-        // Nobody waits for a shadow's row, whatever the log's mode.
-        let _ = entry.end(Ending { code: None, spans, batch: None });
+    let answer = outputs.and_then(|outputs| pick(version, wanted, outputs));
+    if let Some(entry) = entry {
+        entry.bound(&inputs, rows);
+        if let Ok(answer) = &answer {
+            entry.answered(answer);
+        }
     }
-    match compare(&primary, &answer) {
-        Some(difference) => counts.compared(difference, own, took),
-        None => return Err(Error::internal("its answer has another shape than the primary's")),
-    }
-    Ok(())
+    answer.map(|answer| (answer, own))
 }

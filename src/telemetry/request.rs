@@ -6,7 +6,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::stats::Spans;
-use crate::types::error::Code;
+use crate::types::{error::Code, trace::TraceIds};
 
 /// What is known so far.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct Known {
     pub spans: Spans,
     /// How the last one failed.
     pub code: Option<Code>,
+    /// The span that was made of it.
+    pub span: Option<TraceIds>,
 }
 
 impl Known {
@@ -53,6 +55,11 @@ pub fn note(tell: impl FnOnce(&mut Known)) {
             tell(known);
         }
     });
+}
+
+/// The span of the request that this thread works on, where one was made.
+pub fn span() -> Option<TraceIds> {
+    WATCHED.with_borrow(|watched| watched.as_ref()?.span)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use opentelemetry_sdk::{
 use serde::{Deserialize, Serialize};
 
 use super::{registry::registry, stats::Spans};
+use crate::types::trace::TraceIds;
 
 /// `tracing:` of the configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,6 +193,12 @@ impl RequestSpan {
 
     pub fn trace_id(&self) -> String {
         self.context.span().span_context().trace_id().to_string()
+    }
+
+    pub fn ids(&self) -> TraceIds {
+        let span = self.context.span();
+        let context = span.span_context();
+        TraceIds { trace: context.trace_id().to_bytes(), span: context.span_id().to_bytes() }
     }
 }
 

@@ -8,4 +8,5 @@ pub mod request;
 pub mod tensor;
 pub mod text;
 pub mod time;
+pub mod trace;
 pub mod traffic;

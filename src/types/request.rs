@@ -22,7 +22,7 @@ pub enum Parameter {
     String(Text),
 }
 
-/// Headers that decide a request's route, by name; nearly always none.
+/// Headers that decide a request's route or go into its row of the prediction log, by name; nearly always none.
 pub type RouteHeads = Option<Box<[(Arc<str>, Text)]>>;
 
 /// A request as decoded: well formed, but not yet held against any model's signature.
@@ -42,13 +42,35 @@ pub struct InferRequest {
     pub binary_output: bool,
     /// Tensors that lie in shared memory, or are to go there; their inputs have no data here.
     pub regions: Option<Box<Regions>>,
-    /// Headers of the request that traffic rules look at.
+    /// Headers of the request that traffic rules and the prediction log look at.
     pub heads: RouteHeads,
     /// HTTP's raw binary request (`Inference-Header-Content-Length: 0`): `inputs` holds one tensor without name,
     /// datatype or shape, which the signature decides.
     pub raw_binary: bool,
     /// What it came by, as the prediction log calls it; empty: `http`.
     pub protocol: &'static str,
+    /// Which way traffic rules sent it; `None`: there are none.
+    pub sent: Option<Arc<Sent>>,
+}
+
+/// Which way a request was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The way's name, perhaps with `;` and more behind it, as the answer's header has it.
+    pub said: Arc<str>,
+    /// The rollout that was under way, and which of its steps was in effect.
+    pub rollout: Option<Rollout>,
+}
+
+/// A rollout, by the generation of the traffic rules with which it began, and the generation in effect.
+pub type Rollout = (Arc<str>, i32);
+
+impl InferRequest {
+    /// The value of a header that was kept for whoever looks at it.
+    pub fn head(&self, name: &str) -> Option<&str> {
+        let heads = self.heads.as_ref()?;
+        heads.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// A part of a region of shared memory.

@@ -50,6 +50,9 @@ pub struct Traffic {
     /// Everything goes to the primary, and nothing to shadows; the rest stays written down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// The generation with which arms or shadows first came to the primary: since then, one rollout. `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<u64>,
     /// The change that led here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
@@ -139,6 +142,7 @@ impl Default for Traffic {
             force: false,
             fallback: None,
             paused: false,
+            rollout: None,
             change: None,
         }
     }
@@ -167,6 +171,12 @@ impl Traffic {
                 change: self.change.clone(),
                 ..Traffic::default()
             }
+    }
+
+    /// The rollout that is under way, by the generation with which it began. Of a file that does not say it, that is its own.
+    pub fn rolling(&self) -> Option<u64> {
+        let idle = self.arms.is_empty() && self.shadows.is_empty();
+        (!idle).then(|| self.rollout.unwrap_or(self.generation))
     }
 
     /// Every version that has to be there for it.

@@ -12,6 +12,7 @@ use arrow_array::{Array, RecordBatch, StringArray};
 use onnxd::predlog::{
     digest, disk,
     erased::Ledger,
+    inventory::{By, Inventory, LeftOut, Line},
     layout,
     reader::{ReadError, failed},
     wal::{self, Segment},
@@ -151,10 +152,20 @@ impl Found {
             if !dry_run && without(path, &ledger)? {
                 one.sha256_after = Some(digest::file(path)?);
             }
+            if !dry_run && path.extension().is_some_and(|ending| ending == "wal") {
+                list(root, path, &held).map_err(|error| failed(path, error))?;
+            }
             rewritten.push(one);
         }
         Ok(rewritten)
     }
+}
+
+/// So that whoever adds rows up knows where these have gone.
+fn list(root: &Path, segment: &Path, held: &Held) -> io::Result<()> {
+    let Some((model, _)) = held.of.clone().filter(|_| held.rows > 0) else { return Ok(()) };
+    let left_out = LeftOut { model, rows: held.rows };
+    Inventory::of_command(root).note(&[Line::left_out(root, segment, By::Erase, left_out)?])
 }
 
 /// What a segment holds; `None` where it has gone: its server has made Parquet of it, by the ledger.

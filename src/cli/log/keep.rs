@@ -1,4 +1,4 @@
-//! `onnxd log verify` and `compact`: whether the files hold, and fewer of them.
+//! `onnxd log compact`: fewer files of the same rows.
 
 use std::process::ExitCode;
 
@@ -10,69 +10,9 @@ use crate::{
     predlog::{
         compact::{self, Lock, Merge, Options, journal},
         condition,
-        reader::{Log, LogFile},
-        verify,
+        reader::Log,
     },
 };
-
-#[derive(clap::Args, Debug)]
-pub struct VerifyArgs {
-    #[command(flatten)]
-    range: Range,
-    #[command(flatten)]
-    place: Place,
-}
-
-pub fn verify(args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let log = args.place.open()?;
-    let files = log.files(&args.range.filter()?).map_err(unread)?;
-    let bar = Progress::of(files.len(), "files");
-    let (mut lines, mut rows, mut bad, mut done) = (Vec::new(), 0, 0, 0);
-    for hour in files.chunk_by(|a, b| a.partition == b.partition) {
-        let mut seen = verify::Seen::default();
-        for file in hour {
-            let checked = verify::file(file, &mut seen).map_err(unread)?;
-            rows += checked.rows;
-            bad += usize::from(!checked.problems.is_empty());
-            lines.push(json!({
-                "file": relative(&log, file),
-                "rows": checked.rows,
-                "sha256": checked.sha256,
-                "problems": checked.problems,
-            }));
-            done += 1;
-            bar.at(done);
-        }
-    }
-    drop(bar);
-    match args.place.output {
-        Output::Json => {
-            let all = json!({"files": lines, "rows": rows, "bad_files": bad});
-            output::show(&all, Output::Json);
-        }
-        Output::Text => {
-            for line in lines.iter().filter(|line| line["problems"] != json!([])) {
-                let problems = line["problems"].as_array().map_or(&[][..], Vec::as_slice);
-                for problem in problems.iter().filter_map(Value::as_str) {
-                    output::say(&format!("{}: {problem}", line["file"].as_str().unwrap_or("")));
-                }
-            }
-            output::say(&format!(
-                "{} files, {rows} rows read, {bad} files do not hold",
-                files.len()
-            ));
-        }
-    }
-    match bad {
-        0 => Ok(ExitCode::SUCCESS),
-        1 => Err(Failure::does_not_hold("1 file of the log does not hold")),
-        n => Err(Failure::does_not_hold(format!("{n} files of the log do not hold"))),
-    }
-}
-
-fn relative(log: &Log, file: &LogFile) -> String {
-    file.path.strip_prefix(&log.root).unwrap_or(&file.path).display().to_string()
-}
 
 #[derive(clap::Args, Debug)]
 pub struct CompactArgs {

@@ -14,14 +14,15 @@ use super::{Failure, Place, Rows, nothing, unread};
 use crate::{
     cli::output::Output,
     predlog::{
+        ahead::Ahead,
         export,
         reader::{Filter, Log, LogFile, ReadError, failed, rows},
         value::Value,
     },
 };
 
-/// How often the directories are looked at while following.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the directories are looked at while following: as often as a server writes ahead by default.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -43,88 +44,127 @@ type Line = (i64, Vec<(String, Value)>);
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let log = args.place.open()?;
     let filter = args.rows.filter()?;
-    let mut known = HashSet::new();
-    let latest = latest(&log, &filter, args.lines, &mut known).map_err(unread)?;
+    let (known, ahead) = (HashSet::new(), Ahead::default());
+    let mut tail = Tail { log, filter, known, ahead };
+    let latest = tail.latest(args.lines).map_err(unread)?;
     if latest.is_empty() && !args.follow {
         return Err(nothing());
     }
     let mut open = write(&latest, args.place.output);
     while args.follow && open {
         std::thread::sleep(LOOK);
-        let lines = fresh(&log, &filter, &mut known).map_err(unread)?;
+        let lines = tail.fresh().map_err(unread)?;
         open = write(&lines, args.place.output);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The latest rows of all files, oldest first. Files are read from the newest hour on, and no more of them than needed.
-fn latest(
-    log: &Log,
-    filter: &Filter,
+struct Tail {
+    log: Log,
+    filter: Filter,
+    /// Files whose rows were looked at.
+    known: HashSet<PathBuf>,
+    ahead: Ahead,
+}
+
+impl Tail {
+    /// The latest rows of all, oldest first. Files are read from the newest hour on, and no more of them than needed.
+    fn latest(&mut self, count: usize) -> Result<Vec<Line>, ReadError> {
+        let mut last = Last::of(count);
+        self.written_ahead(|line| last.push(line))?;
+        let mut found = last.end();
+        let mut files = self.log.files(&self.filter)?;
+        self.known.extend(files.iter().map(|file| file.path.clone()));
+        files.sort_by_key(|file| std::cmp::Reverse(file.partition.begins()));
+        for hour in files.chunk_by(|a, b| a.partition.begins() == b.partition.begins()) {
+            // What was written ahead may be of an hour that is over.
+            let enough = found.iter().filter(|(ts, _)| *ts >= hour[0].partition.ends()).count();
+            if enough >= count {
+                break;
+            }
+            for file in hour {
+                let mut last = Last::of(count);
+                self.each(file, |line| last.push(line))?;
+                found.extend(last.end());
+            }
+        }
+        found.sort_by_key(|(ts, _)| *ts);
+        let surplus = found.len().saturating_sub(count);
+        Ok(found.split_off(surplus))
+    }
+
+    /// The rows that were not there before, wherever they are.
+    fn fresh(&mut self) -> Result<Vec<Line>, ReadError> {
+        let mut found = Vec::new();
+        self.written_ahead(|line| found.push(line))?;
+        for file in self.log.files(&self.filter)? {
+            let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned());
+            // What a compaction made holds rows that were there.
+            let old = name.is_some_and(|name| name.starts_with("part-compact-"));
+            if self.known.insert(file.path.clone()) && !old {
+                self.each(&file, |line| found.push(line))?;
+            }
+        }
+        found.sort_by_key(|(ts, _)| *ts);
+        Ok(found)
+    }
+
+    fn written_ahead(&mut self, mut with: impl FnMut(Line)) -> Result<(), ReadError> {
+        let Tail { log, filter, ahead, .. } = self;
+        ahead.read(log, filter, |cells| with(line(cells)))
+    }
+
+    /// The rows of a file that were not seen in the write-ahead log.
+    fn each(&self, file: &LogFile, mut with: impl FnMut(Line)) -> Result<(), ReadError> {
+        for batch in rows(file, &self.filter, None)? {
+            let batch = self.ahead.fresh(file, batch?)?;
+            let each = |cells: &[(&str, Value)]| {
+                with(line(cells));
+                Ok(())
+            };
+            export::each_row(&batch, each).map_err(|why| failed(&file.path, why))?;
+        }
+        Ok(())
+    }
+}
+
+/// The last so many by time.
+struct Last {
     count: usize,
-    known: &mut HashSet<PathBuf>,
-) -> Result<Vec<Line>, ReadError> {
-    let mut files = log.files(filter)?;
-    known.extend(files.iter().map(|file| file.path.clone()));
-    files.sort_by_key(|file| std::cmp::Reverse(file.partition.begins()));
-    let mut found: Vec<Line> = Vec::new();
-    for hour in files.chunk_by(|a, b| a.partition.begins() == b.partition.begins()) {
-        if found.len() >= count {
-            break;
-        }
-        for file in hour {
-            found.extend(last_of(file, filter, count)?);
-        }
-    }
-    found.sort_by_key(|(ts, _)| *ts);
-    let surplus = found.len().saturating_sub(count);
-    Ok(found.split_off(surplus))
+    lines: VecDeque<Line>,
 }
 
-/// The last rows of a file, by time.
-fn last_of(file: &LogFile, filter: &Filter, count: usize) -> Result<Vec<Line>, ReadError> {
-    let mut last: VecDeque<Line> = VecDeque::new();
-    each(file, filter, |line| {
-        last.push_back(line);
-        if last.len() > 2 * count.max(512) {
-            last.make_contiguous().sort_by_key(|(ts, _)| *ts);
-            last.drain(..last.len() - count);
-        }
-    })?;
-    last.make_contiguous().sort_by_key(|(ts, _)| *ts);
-    Ok(last.into_iter().rev().take(count).rev().collect())
-}
+impl Last {
+    fn of(count: usize) -> Last {
+        Last { count, lines: VecDeque::new() }
+    }
 
-/// The rows of files that were not there before.
-fn fresh(log: &Log, filter: &Filter, known: &mut HashSet<PathBuf>) -> Result<Vec<Line>, ReadError> {
-    let mut found = Vec::new();
-    for file in log.files(filter)? {
-        let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned());
-        // What a compaction made holds rows that were there.
-        let old = name.is_some_and(|name| name.starts_with("part-compact-"));
-        if known.insert(file.path.clone()) && !old {
-            each(&file, filter, |line| found.push(line))?;
+    fn push(&mut self, line: Line) {
+        self.lines.push_back(line);
+        if self.lines.len() > 2 * self.count.max(512) {
+            self.cut();
         }
     }
-    found.sort_by_key(|(ts, _)| *ts);
-    Ok(found)
+
+    fn cut(&mut self) {
+        self.lines.make_contiguous().sort_by_key(|(ts, _)| *ts);
+        self.lines.drain(..self.lines.len().saturating_sub(self.count));
+    }
+
+    fn end(mut self) -> Vec<Line> {
+        self.cut();
+        self.lines.into()
+    }
 }
 
-fn each(file: &LogFile, filter: &Filter, mut with: impl FnMut(Line)) -> Result<(), ReadError> {
-    for batch in rows(file, filter, None)? {
-        export::each_row(&batch?, |cells| {
-            let ts = cells.iter().find_map(|(name, cell)| match cell {
-                Value::Time(us) if *name == "ts" => Some(*us),
-                _ => None,
-            });
-            let set = cells.iter().filter(|(_, cell)| *cell != Value::Null);
-            let cells = set.map(|(name, cell)| ((*name).to_owned(), cell.clone())).collect();
-            with((ts.unwrap_or(0), cells));
-            Ok(())
-        })
-        .map_err(|why| failed(&file.path, why))?;
-    }
-    Ok(())
+fn line(cells: &[(&str, Value)]) -> Line {
+    let ts = cells.iter().find_map(|(name, cell)| match cell {
+        Value::Time(us) if *name == "ts" => Some(*us),
+        _ => None,
+    });
+    let set = cells.iter().filter(|(_, cell)| *cell != Value::Null);
+    let cells = set.map(|(name, cell)| ((*name).to_owned(), cell.clone())).collect();
+    (ts.unwrap_or(0), cells)
 }
 
 /// Writes the rows; false where nobody reads any more.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sync_dir;
 use crate::predlog::{
-    layout,
+    inventory, layout,
     reader::{Filter, Log, ReadError, failed},
     upload::{book, marks::Line},
 };
@@ -60,6 +60,7 @@ impl Journal {
             let line = |by| Line::Replaced { files: files.clone(), by };
             book::note(root, &output, line).map_err(|error| failed(&output, error))?;
         }
+        inventory::replaced(hour, &self.inputs, &self.output)?;
         for input in &self.inputs {
             retire(&hour.join(input))?;
             remove(&layout::profile(&hour.join(input)))?;
