@@ -71,7 +71,10 @@ impl Target for Server {
     }
 
     fn ask(&mut self, body: &Json) -> Result<Vec<Output>, String> {
-        let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        // It was asked before: where the server logs, its row says so.
+        let mut body = body.clone();
+        body["parameters"] = json!({"replay": true});
+        let text = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
         let answer = said(self.client.ask("POST", &self.path, &text)?)?;
         let outputs = answer["outputs"].as_array().map_or(&[][..], Vec::as_slice);
         let read = |output: &Json| -> Option<Output> {
