@@ -240,7 +240,7 @@ def swapped(options):
     newest = max(int(v.name) for v in wine.iterdir() if v.name.isdigit())
     yield "wine", wine / str(newest), options.swaps, 0.5
     if options.resnet:
-        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 2.5
+        yield "resnet50", pathlib.Path(options.resnet), options.swaps // 4, 12
 
 
 def load_capacity(options, grpc, model):
