@@ -6,7 +6,7 @@ table for each part.
 
 cost  tabular_mlp with the log off, best_effort and durable: servers loaded in turn, beside a second one without a log for the noise
 hang  a file system that is frozen for a minute at full load (a loop device and fsfreeze: needs root)
-rows  a log of so many rows and its labels, made by benches/predlog.rs, and what reads it: log stat, log sql, dataset build
+rows  a log of so many rows and its labels, made by benches/predlog.rs, and what reads it: log stat, dataset build
 
 Needs the binaries (`cargo build --release --workspace`) and a runtime that onnxd finds by itself, or --onnxruntime-lib; cost and hang make
 their model with the Python of the tests (scripts/setup-tests.sh), rows needs cargo.
@@ -14,7 +14,6 @@ their model with the Python of the tests (scripts/setup-tests.sh), rows needs ca
 import argparse
 import contextlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -26,6 +25,7 @@ import tempfile
 import threading
 import time
 
+from interval import interval
 from lifecycle import ROOT, Server, ask
 
 MODEL = "tabular_mlp"
@@ -85,15 +85,6 @@ def account(log):
 def leftover(log):
     """What is in the write-ahead log."""
     return list(log.glob("_wal/*/*.wal"))
-
-
-def interval(values):
-    """The median and its 95% interval from order statistics."""
-    v, n = sorted(values), len(values)
-    k, below = 0, 0.5**n
-    while below + math.comb(n, k + 1) * 0.5**n <= 0.025:
-        k, below = k + 1, below + math.comb(n, k + 1) * 0.5**n
-    return statistics.median(v), v[k], v[n - 1 - k]
 
 
 def between(values, form="{:.2f}"):
@@ -265,13 +256,6 @@ def measured(options, *command):
     return time.monotonic() - began, usage.ru_maxrss / 1024, (said.strip().splitlines() or [""])[-1]
 
 
-JOINED = """
-select date_trunc('day', ts) as day, count(*) as n, count(label) as labelled,
-  avg(case when label is null then null when label = pred_label then 1.0 else 0.0 end) as agreed, avg(pred_score) as score
-from labelled group by 1 order by 1
-"""
-
-
 def rows(options, folder):
     """Many rows, read back: seconds and the highest resident size of each command."""
     log = folder / "log"
@@ -285,20 +269,15 @@ def rows(options, folder):
     print(f"\n{options.rows} rows in {len(files)} files of {size / 2**20:.0f} MiB, made in {time.monotonic() - began:.0f} s; {made.stdout.strip()}\n")
     print("| command | memory limit MiB | seconds | highest resident MiB |\n|---|---|---|---|", flush=True)
     whole = ["--maturity", "1d", "--out"]
-    speaks_sql = subprocess.run([options.binary, "log", "sql", "--help"], capture_output=True).returncode == 0
     for limit, command in [
         ("-", ["log", "stat"]),
         ("-", ["log", "stat", "--columns"]),
-        (512, ["log", "sql", JOINED]),
         (512, ["dataset", "build", "--model", "bench", *whole, folder / "set"]),
         (256, ["dataset", "build", "--model", "bench", *whole, folder / "small"]),
     ]:
-        if "sql" in command and not speaks_sql:
-            print("| log sql, joined with labels | - | this build has no such command | - |", flush=True)
-            continue
         flags = ["--memory-limit", f"{limit}MiB"] if limit != "-" else []
         seconds, resident, _ = measured(options, *command, "--dir", log, *flags)
-        name = "log sql, joined with labels" if "sql" in command else " ".join(word for word in map(str, command) if "/" not in word and word != "--out")
+        name = " ".join(word for word in map(str, command) if "/" not in word and word != "--out")
         print(f"| {name} | {limit} | {seconds:.1f} | {resident:.0f} |", flush=True)
     sets = [json.loads((folder / name / "manifest.json").read_text()) for name in ("set", "small")]
     parts = ", ".join(f"{file['rows']} {file['slice']}" for file in sets[0]["files"])

@@ -7,7 +7,9 @@ says what this machine's noise alone makes of a ratio, bare onnxruntime taken in
 import argparse, datetime, functools, http.client, json, math, os, platform, signal, statistics, subprocess, sys, tempfile, threading, time
 from types import SimpleNamespace
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import bench
+from interval import interval
 
 MODELS = ["tabular_mlp", "minilm", "gbdt", "resnet50", "image_head"]
 # Models that answer one question: their protocols and clients.
@@ -169,15 +171,6 @@ def rounds(a, b, protocols, clients):
 
 
 # ---- what is made of it
-
-
-def interval(values):
-    """The median and its 95% interval from order statistics: no assumption but that rounds are alike and independent."""
-    v, n = sorted(values), len(values)
-    k, below = 0, 0.5**n
-    while below + math.comb(n, k + 1) * 0.5**n <= 0.025:
-        k, below = k + 1, below + math.comb(n, k + 1) * 0.5**n
-    return statistics.median(v), v[k], v[n - 1 - k]
 
 
 def ratios(got):

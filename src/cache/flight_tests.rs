@@ -13,6 +13,7 @@ use crate::{
     types::{
         datatype::Datatype,
         error::Error,
+        every_path::EveryPath,
         tensor::{Dims, Tensor},
     },
 };
@@ -202,13 +203,10 @@ impl Runner {
 
 /// Walks every path; `start` sets one up, `judge` says what must hold at its end. Returns how many there were.
 fn explore(start: impl Fn() -> (World, Vec<Asker>), judge: impl Fn(&World, &[End])) -> usize {
-    // The choices of the path that is walked: which of those who could take a step, of how many.
-    let mut path: Vec<(usize, usize)> = Vec::new();
-    let mut paths = 0;
+    let (mut path, mut paths) = (EveryPath::default(), 0);
     loop {
         let (mut world, mut askers) = start();
         let mut runner = Runner::default();
-        let mut at = 0;
         loop {
             let mut able: Vec<usize> =
                 (0..askers.len()).filter(|asker| askers[*asker].can_step()).collect();
@@ -218,11 +216,7 @@ fn explore(start: impl Fn() -> (World, Vec<Asker>), judge: impl Fn(&World, &[End
             if able.is_empty() {
                 break;
             }
-            if at == path.len() {
-                path.push((0, able.len()));
-            }
-            let chosen = able[path[at].0];
-            at += 1;
+            let chosen = able[path.choose(able.len())];
             match askers.get_mut(chosen) {
                 Some(asker) => asker.step(&mut world),
                 None => runner.step(&mut world),
@@ -233,12 +227,8 @@ fn explore(start: impl Fn() -> (World, Vec<Asker>), judge: impl Fn(&World, &[End
         assert_eq!(world.store.flights.flying(), 0, "a flight is left: {path:?}");
         judge(&world, &ends);
         paths += 1;
-        while path.last().is_some_and(|(choice, of)| choice + 1 == *of) {
-            path.pop();
-        }
-        match path.last_mut() {
-            None => return paths,
-            Some((choice, _)) => *choice += 1,
+        if !path.advance() {
+            return paths;
         }
     }
 }

@@ -36,11 +36,6 @@ fn told(failed: bool) {
     }
 }
 
-/// Between two pieces of such work: whoever waits for this processor has it first.
-pub fn give_way() {
-    std::thread::yield_now();
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;

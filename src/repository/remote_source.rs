@@ -64,6 +64,14 @@ impl Source {
         Ok(Source { url: place.url.to_owned(), name, store: built, prefix, listing, patience })
     }
 
+    /// The repository `name` of a store that is here already.
+    #[cfg(test)]
+    pub fn at(store: Arc<dyn ObjectStore>, name: &str) -> Source {
+        let (url, prefix) = (format!("s3://test/{name}"), Path::from(name));
+        let (listing, patience) = (Listing::Prefix, Duration::from_secs(60));
+        Source { url, name: name.to_owned(), store, prefix, listing, patience }
+    }
+
     /// Everything there is.
     pub async fn list(&self) -> Result<Vec<Object>, String> {
         match self.listing {

@@ -77,13 +77,14 @@ impl Source {
     /// What the store says.
     pub async fn put(&self, key: &str, bytes: Vec<u8>, tag: Option<Tag>) -> Result<Put, String> {
         let path = self.path(key)?;
+        let replaces = tag.is_some();
         let options = PutOptions::from(tag.map_or(PutMode::Create, PutMode::Update));
         let asked = self.store.put_opts(&path, bytes.into(), options);
         match tokio::time::timeout(self.patience, asked).await {
             Ok(Ok(_)) => Ok(Put::Done),
-            Ok(Err(
-                Error::Precondition { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. },
-            )) => Ok(Put::Taken),
+            Ok(Err(Error::Precondition { .. } | Error::AlreadyExists { .. })) => Ok(Put::Taken),
+            // What was to be replaced is gone; otherwise the bucket is.
+            Ok(Err(Error::NotFound { .. })) if replaces => Ok(Put::Taken),
             Ok(Err(error)) => Err(plain(&error)),
             Err(_) => Err(self.silent()),
         }

@@ -6,9 +6,12 @@ use std::{collections::BTreeMap, sync::Weak};
 use arc_swap::ArcSwap;
 
 use super::*;
-use crate::repository::{
-    fake,
-    table::{Model, SharedTable, State},
+use crate::{
+    repository::{
+        fake,
+        table::{Model, SharedTable, State},
+    },
+    types::every_path::EveryPath,
 };
 
 const MODEL: &str = "digits";
@@ -96,8 +99,8 @@ impl Publisher {
     }
 }
 
-/// Walks one path of choices; gives how many there were at each of them, and what every request was answered by.
-fn walk(path: &mut Vec<(usize, usize)>, callers: usize, swaps: u64) -> Vec<u64> {
+/// Walks one path; gives by which versions the requests were answered.
+fn walk(path: &mut EveryPath, callers: usize, swaps: u64) -> Vec<u64> {
     let first = fake::version(MODEL, 1);
     let versions = vec![Arc::downgrade(&first)];
     let table = Arc::new(ArcSwap::new(table(&first)));
@@ -108,7 +111,7 @@ fn walk(path: &mut Vec<(usize, usize)>, callers: usize, swaps: u64) -> Vec<u64> 
     let mut publisher = Publisher { published: 0, swaps, before: None, gone: None };
     let (publishes, sweeps) = (callers, callers + 1);
     // The sweeper may look at any time; more often than this before the end says nothing new.
-    let (mut looks, mut at) = (2, 0);
+    let mut looks = 2;
     loop {
         let mut able: Vec<usize> =
             (0..callers).filter(|n| requests[*n].answered.is_none()).collect();
@@ -117,11 +120,7 @@ fn walk(path: &mut Vec<(usize, usize)>, callers: usize, swaps: u64) -> Vec<u64> 
             break;
         }
         able.extend((looks > 0).then_some(sweeps));
-        if at == path.len() {
-            path.push((0, able.len()));
-        }
-        let chosen = able[path[at].0];
-        at += 1;
+        let chosen = able[path.choose(able.len())];
         match requests.get_mut(chosen) {
             Some(request) => request.step(&world),
             None if chosen == publishes => publisher.step(&mut world),
@@ -142,19 +141,14 @@ fn walk(path: &mut Vec<(usize, usize)>, callers: usize, swaps: u64) -> Vec<u64> 
 
 /// Walks every path. Gives how many there were, and how many requests each version answered.
 fn explore(callers: usize, swaps: u64) -> (usize, BTreeMap<u64, usize>) {
-    let mut path: Vec<(usize, usize)> = Vec::new();
-    let (mut paths, mut answered) = (0, BTreeMap::new());
+    let (mut path, mut paths, mut answered) = (EveryPath::default(), 0, BTreeMap::new());
     loop {
         for version in walk(&mut path, callers, swaps) {
             *answered.entry(version).or_default() += 1;
         }
         paths += 1;
-        while path.last().is_some_and(|(choice, of)| choice + 1 == *of) {
-            path.pop();
-        }
-        match path.last_mut() {
-            None => return (paths, answered),
-            Some((choice, _)) => *choice += 1,
+        if !path.advance() {
+            return (paths, answered);
         }
     }
 }

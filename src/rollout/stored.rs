@@ -31,12 +31,16 @@ pub struct Stored {
 
 impl Stored {
     /// # Errors
-    /// The store does not answer.
+    /// The store does not answer, or has no such model.
     pub fn of(source: &Arc<Source>, model: &str) -> Result<Stored, String> {
         let below = format!("{model}/");
-        // A model that lies there alone has its rules beside it.
-        let nested = wait(source.has_any(&below))?;
-        Ok(Stored { source: source.clone(), folder: if nested { below } else { String::new() } })
+        let folder = match wait(source.has_any(&below))? {
+            true => below,
+            // A model that lies there alone has its rules beside it.
+            false if model == source.name => String::new(),
+            false => return Err(format!("the store has no model '{model}' any more")),
+        };
+        Ok(Stored { source: source.clone(), folder })
     }
 
     fn key(&self) -> String {
@@ -71,11 +75,12 @@ impl Stored {
         let text = written(after).map_err(Refusal::Disk)?;
         match wait(self.source.put(&self.key(), text.into_bytes(), tag)).map_err(Refusal::Disk)? {
             Put::Done => self.audit(after).map_err(Refusal::Disk),
-            // Between the look and the change.
-            Put::Taken => {
-                let there = self.read().map_err(Refusal::Disk)?.generation;
-                Err(Refusal::Conflict { there, expected })
-            }
+            Put::Taken => match self.read().map_err(Refusal::Disk)? {
+                // By this very change: its answer was lost, and it was sent again.
+                there if there == *after => self.audit(after).map_err(Refusal::Disk),
+                // By another, between the look and the change.
+                there => Err(Refusal::Conflict { there: there.generation, expected }),
+            },
         }
     }
 
@@ -105,4 +110,58 @@ impl Stored {
 /// Waits on a thread that may: `Book` says so.
 fn wait<T>(answer: impl Future<Output = T>) -> T {
     Handle::current().block_on(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::types::traffic::Change;
+
+    fn rules(generation: u64, by: &str) -> Traffic {
+        let [by, action, at, why] = [by, "set", "2026-01-01T00:00:00Z", ""].map(str::to_owned);
+        let change = Some(Change { action, by, at, why });
+        Traffic { generation, primary: Some(generation), change, ..Traffic::default() }
+    }
+
+    /// A store with these objects, as the repository `prod`.
+    fn store(keys: &[&str]) -> (Arc<InMemory>, Arc<Source>) {
+        let store = Arc::new(InMemory::new());
+        for key in keys {
+            wait(store.put(&Path::from(*key), "x".into())).unwrap();
+        }
+        (store.clone(), Arc::new(Source::at(store, "prod")))
+    }
+
+    #[test]
+    fn changes_come_one_after_the_other_and_each_is_kept() {
+        let runtime = Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let (store, source) = store(&["prod/m/1/model.onnx"]);
+        let [one, other] = [(); 2].map(|()| Stored::of(&source, "m").unwrap());
+        one.write(&rules(1, "ana")).unwrap();
+        let late = other.write(&rules(1, "bob"));
+        assert_eq!(late, Err(Refusal::Conflict { there: 1, expected: 0 }));
+        other.write(&rules(2, "bob")).unwrap();
+        assert_eq!(one.read().unwrap(), rules(2, "bob"));
+        // Killed before its line was written: the next change adds it.
+        wait(store.delete(&Path::from("prod/m/traffic.audit/000000002.json"))).unwrap();
+        one.write(&rules(3, "ana")).unwrap();
+        let history: Vec<u64> = other.history().unwrap().iter().map(|e| e.generation).collect();
+        assert_eq!(history, [1, 2, 3]);
+    }
+
+    #[test]
+    fn rules_lie_beside_a_model_that_lies_alone_and_nowhere_for_one_that_is_gone() {
+        let runtime = Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let (_, alone) = store(&["prod/model.onnx"]);
+        assert_eq!(Stored::of(&alone, "prod").unwrap().shown(), "s3://test/prod/traffic.yaml");
+        let (_, many) = store(&["prod/m/1/model.onnx"]);
+        assert_eq!(Stored::of(&many, "m").unwrap().shown(), "s3://test/prod/m/traffic.yaml");
+        let gone = Stored::of(&many, "n").err().unwrap_or_default();
+        assert!(gone.contains("no model 'n'"), "{gone}");
+    }
 }

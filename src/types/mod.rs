@@ -3,6 +3,8 @@
 pub mod buckets;
 pub mod datatype;
 pub mod error;
+#[cfg(test)]
+pub mod every_path;
 pub mod model;
 pub mod request;
 pub mod tensor;

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -14,7 +13,7 @@ use crate::support::{
     files::{Home, copy},
     grpc::{self, Grpc},
     http::{Answer, Http, four, get, infer_path, post},
-    server::{Ended, Server, run_to_end},
+    server::{Server, canaries_at_once, rollout},
     watch::{metric, until},
 };
 
@@ -29,11 +28,6 @@ fn home() -> Home {
 fn add(home: &Home, from: u64, to: u64) {
     let folder = home.repository().join("versioned");
     copy(&folder.join(from.to_string()), &folder.join(to.to_string()));
-}
-
-fn rollout(server: &Server, args: &[&str]) -> Ended {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
-    run_to_end(command.arg("rollout").args(args).args(["--operator", &server.operator]))
 }
 
 fn done(server: &Server, args: &[&str]) -> String {
@@ -208,22 +202,11 @@ fn what_cannot_serve_never_gets_traffic() {
 #[test]
 fn replicas_on_one_repository_follow_each_other() {
     let home = home();
-    let servers: Vec<Server> =
-        (0..2).map(|_| Server::start(home.path(), &home.repository())).collect();
+    let servers = [(); 2].map(|()| Server::start(home.path(), &home.repository()));
     done(&servers[0], &["set", "versioned", "--primary", "1"]);
     until("the other follows", || version(&ask(&servers[1], "")) == 1);
     // Both at once: one after the other, and each change is written down.
-    thread::scope(|scope| {
-        for (server, weight) in servers.iter().zip(["2=10", "2=20"]) {
-            scope.spawn(move || {
-                let mut tries = 0;
-                while rollout(server, &["set", "versioned", "--canary", weight]).code != Some(0) {
-                    tries += 1;
-                    assert!(tries < 50, "it is never written");
-                }
-            });
-        }
-    });
+    canaries_at_once(&servers);
     let rules =
         |server: &Server| get(&server.operator, "/admin/v1/models/versioned/traffic").json();
     until("they agree", || {

@@ -1,6 +1,6 @@
 //! Models that come from an object store: mirrored, swapped, and served on when the store is down.
 
-use std::{fs, path::Path, process::Command, thread};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -9,7 +9,7 @@ use crate::support::{
     files::Home,
     http::{four, get, infer, post},
     s3::S3,
-    server::{Ended, Server, run_to_end},
+    server::{Server, canaries_at_once, rollout, run_to_end},
     watch::{metric, until},
 };
 
@@ -239,11 +239,6 @@ fn replica(home: &Home, store: &S3, mirror: &str) -> Command {
     command
 }
 
-fn rollout(server: &Server, args: &[&str]) -> Ended {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
-    run_to_end(command.arg("rollout").args(args).args(["--operator", &server.operator]))
-}
-
 #[test]
 fn a_rollout_is_written_to_the_store_and_every_replica_follows() {
     let home = Home::of(&["versioned"]);
@@ -262,17 +257,7 @@ fn a_rollout_is_written_to_the_store_and_every_replica_follows() {
     let written = store.get("prod/versioned/traffic.yaml").expect("rules in the store");
     assert!(String::from_utf8_lossy(&written).contains("primary: 1"));
     // Two at once: one after the other, and each change stands in the store.
-    thread::scope(|scope| {
-        for (server, weight) in servers.iter().zip(["2=10", "2=20"]) {
-            scope.spawn(move || {
-                let mut refused = 0;
-                while rollout(server, &["set", "versioned", "--canary", weight]).code != Some(0) {
-                    refused += 1;
-                    assert!(refused < 50, "it is never written");
-                }
-            });
-        }
-    });
+    canaries_at_once(&servers);
     let rules =
         |server: &Server| get(&server.operator, "/admin/v1/models/versioned/traffic").json();
     until("they agree", || {

@@ -240,3 +240,24 @@ pub fn run_to_end(command: &mut Command) -> Ended {
     };
     Ended { code: status.and_then(|s| s.code()), stdout: text("out"), stderr: text("err") }
 }
+
+/// `onnxd rollout` on a server.
+pub fn rollout(server: &Server, args: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+    run_to_end(command.arg("rollout").args(args).args(["--operator", &server.operator]))
+}
+
+/// Each server is told of another canary of `versioned` at once, again where another was first.
+pub fn canaries_at_once(servers: &[Server; 2]) {
+    thread::scope(|scope| {
+        for (server, weight) in servers.iter().zip(["2=10", "2=20"]) {
+            scope.spawn(move || {
+                let mut refused = 0;
+                while rollout(server, &["set", "versioned", "--canary", weight]).code != Some(0) {
+                    refused += 1;
+                    assert!(refused < 50, "it is never written");
+                }
+            });
+        }
+    });
+}
