@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Output::Text => {
             problems.iter().for_each(|problem| output::say(problem));
             output::say(&format!(
-                "{} files, {rows} rows read, {bad} files do not hold; {ahead} rows written ahead; {} starts accounted for",
+                "{} files, {rows} rows read, {bad} files do not hold; {ahead} rows written ahead; {} accounts of rows, one for each start and model",
                 findings.files.len(),
                 findings.starts.len()
             ));
