@@ -66,7 +66,9 @@ impl Found {
                     }
                     ours
                 }
-                Err(_) => true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                // It may well be held: nothing of a server that runs is written anew.
+                Err(error) => return Err(failed(&dir, error)),
             };
             let mut segments = entries(&dir)?;
             if ended {
