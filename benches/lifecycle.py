@@ -7,6 +7,7 @@ Needs the binaries and the example models (and a runtime that the binary finds b
 the Python of the tests (scripts/setup-tests.sh).
 """
 import argparse
+import functools
 import http.client
 import json
 import os
@@ -153,8 +154,8 @@ def spread(values):
 
 def swaps(options, folder):
     """Swaps under an open-loop load of half the capacity, each with other content than the one before: what was due from the swap's
-    begin until 0.2 s after its end, beside what was due at other times of the same runs; and the same around commands that do
-    nothing, for the noise."""
+    begin until 0.2 s after its end, beside what was due at other times of the same runs; and the same around calls that ask for its
+    health, for the noise."""
     print("\n| server | model | rate/s | swaps | requests | failed | p99 ms, steady | p99 ms, under swaps | ratio | worst over steady p99 ms | ms a swap | ratio around nothing |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
     for model, source, total, pace in swapped(options):
         repository = folder / f"swaps-{model}"
@@ -168,27 +169,65 @@ def swaps(options, folder):
         swaps_of(options, name, grpc, control, pathlib.Path(repository), int(total), float(pace))
 
 
+class Bell:
+    """What an event of a load rings for, so that it costs the machine no more than a shell that writes a line and reads one: this process
+    does what the line's number says."""
+
+    def __init__(self, folder, calls):
+        self.ring, self.done = folder / "ring", folder / "done"
+        for pipe in (self.ring, self.done):
+            os.mkfifo(pipe)
+        self.calls = calls
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def command(self, number):
+        return f"echo {number} > {self.ring}; read said < {self.done}; [ \"$said\" = ok ]"
+
+    def serve(self):
+        while True:
+            number = int(self.ring.read_text())
+            try:
+                self.calls[number]()
+                said = "ok"
+            except Exception as error:
+                print(f"event {number}: {error}", flush=True)
+                said = "failed"
+            self.done.write_text(f"{said}\n")
+
+
 def swaps_of(options, name, grpc, control, model, total, pace):
     """Puts `total` new versions beside the first one in the folder `model`, `pace` seconds apart, and has them loaded."""
     staged = model.parent.parent / f".{model.name}-staged"
     shutil.rmtree(staged, ignore_errors=True)
     rate = load_capacity(options, grpc, model.name) / 2
-    loads = f"curl -sf -o /dev/null -X POST http://{control}/v2/repository/models/{model.name}/load -d '{{}}'"
+
+    def call(method, path, body=None):
+        status, said = ask(control, method, path, body)
+        if status != 200:
+            raise RuntimeError(f"{status}: {said}")
+
+    def swap(new):
+        new.rename(model / new.name)
+        call("POST", f"/v2/repository/models/{model.name}/load", "{}")
+
     steady, under, ratios, noise, worst, took = [], [], [], [], [], []
     done, failed, requests = 0, 0, 0
     version = max(int(v.name) for v in model.iterdir() if v.name.isdigit())
     first = model / str(version)
     while done < total:
         count = min(SWAPS_A_RUN, total - done)
-        commands = []
+        news = []
         for _ in range(count):
             version += 1
             shutil.copytree(first, staged / str(version))
             another(staged / str(version), version)
-            commands.append(f"mv {staged / str(version)} {model}/ && {loads}")
-        nothing = [f"curl -sf -o /dev/null http://{control}/v2/health/live"] * count
-        for commands, ratio in [(nothing, noise), (commands, ratios)]:
-            report = with_events(options, grpc, model.name, rate, pace, commands)
+            news.append(functools.partial(swap, staged / str(version)))
+        nothing = [functools.partial(call, "GET", "/v2/health/live")] * count
+        for calls, ratio in [(nothing, noise), (news, ratios)]:
+            with tempfile.TemporaryDirectory() as folder:
+                bell = Bell(pathlib.Path(folder), calls)
+                commands = [bell.command(number) for number in range(count)]
+                report = with_events(options, grpc, model.name, rate, pace, commands)
             windows = report["parts"][0]["seen"]["windows"]
             one, other = (ms(windows[part]["latency"]["p99"]) for part in ("steady", "together"))
             ratio.append(other / one)

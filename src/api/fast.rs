@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     predlog::capture::{LABEL_HEAD, REQUEST_ID},
-    repository::table::ROUTE,
     serving::{
         caller::Caller,
         engine::Engine,
@@ -32,6 +31,7 @@ use crate::{
         request::{InferResponse, RouteHeads},
         text::Text,
         time::Tick,
+        traffic::ROUTE,
     },
     wire::{self, flate::Coding},
 };

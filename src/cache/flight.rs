@@ -13,6 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
 
 use super::{key::Key, store::Store};
 use crate::{
@@ -127,8 +128,8 @@ pub struct Flight {
 struct State {
     /// Places whose request waits.
     waiting: usize,
-    /// By place.
-    wakers: Vec<Option<Waker>>,
+    /// By place. Most runs have one request.
+    wakers: SmallVec<[Option<Waker>; 1]>,
     run: Option<Arc<RunWatch>>,
     outcome: Option<Outcome>,
 }
@@ -139,7 +140,7 @@ type Outcome = Option<Reply>;
 impl Flight {
     fn new(store: Arc<Store>, stats: Arc<VersionStats>, key: Key, first: Ticket) -> Arc<Flight> {
         let latest = AtomicU64::new(first.deadline.map_or(NEVER, |deadline| deadline.0));
-        let state = State { waiting: 1, wakers: vec![None], run: None, outcome: None };
+        let state = State { waiting: 1, wakers: smallvec![None], run: None, outcome: None };
         let abandoned = AtomicBool::new(false);
         Arc::new(Flight { store, stats, key, first, abandoned, latest, state: Mutex::new(state) })
     }

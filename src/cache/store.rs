@@ -14,6 +14,7 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 
 use super::{
+    door::Door,
     flight::Flights,
     key::{Key, Secret},
     options::CacheOptions,
@@ -31,6 +32,7 @@ const ENTRY_OVERHEAD: usize = 256;
 pub struct Store {
     /// Keys are hashes already.
     answers: Cache<Key, Outputs, foldhash::fast::FixedState>,
+    door: Door,
     pub flights: Flights,
     pub secret: Secret,
     options: CacheOptions,
@@ -48,6 +50,7 @@ impl Store {
         }
         Store {
             answers: answers.build_with_hasher(foldhash::fast::FixedState::default()),
+            door: Door::new(options.max_bytes / ENTRY_OVERHEAD as u64),
             flights: Flights::default(),
             secret: Secret::random(),
             options,
@@ -63,10 +66,17 @@ impl Store {
         self.answers.get(&key)
     }
 
-    /// Keeps a copy: what the model gave may be a part of a batch's memory, and keep all of that, and its session.
+    /// Keeps a copy: what the model gave may be a part of a batch's memory, and keep all of that, and its session. Where
+    /// something else would have to go, only the second time that the answer comes: most of what it takes to keep one would
+    /// be lost on answers that nobody asks for again.
     pub fn keep(&self, key: Key, outputs: &Outputs) {
-        let weight = weight(outputs);
-        if weight as u64 > self.options.max_bytes || u32::try_from(weight).is_err() {
+        let (weight, most) = (weight(outputs), self.options.max_bytes);
+        if weight as u64 > most || u32::try_from(weight).is_err() {
+            return;
+        }
+        // As of the last few dozen writes: what is above the budget for as long is soon let go of.
+        let full = self.answers.weighted_size() + weight as u64 > most;
+        if full && !self.door.knock(key) {
             return;
         }
         let copy = |tensor: &Tensor| Tensor {
@@ -155,6 +165,32 @@ mod tests {
         store.keep(5000, &outputs(20_000));
         assert!(store.get(5000).is_none(), "an answer larger than the budget");
         assert!(store.kept().bytes <= 10_000);
+    }
+
+    #[test]
+    fn a_full_store_lets_in_what_comes_again() {
+        let store = store(10_000);
+        for key in 0..1000 {
+            store.keep(key, &outputs(100));
+            store.kept();
+        }
+        let full = store.kept();
+        let fresh = |round: u128| (round + 1) << 70 | round;
+        for round in 0..1000 {
+            store.keep(fresh(round), &outputs(100));
+        }
+        assert_eq!(store.kept(), full);
+        assert!((0..1000).all(|round| store.get(fresh(round)).is_none()), "asked for once");
+        // What is asked for again and again is found in the end, whoever was there before.
+        let again = fresh(5000);
+        for _ in 0..20 {
+            if store.get(again).is_some() {
+                return;
+            }
+            store.keep(again, &outputs(100));
+            store.kept();
+        }
+        panic!("twenty times asked for, and never kept");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     types::{
         error::{Code, Error},
         model::Signature,
+        traffic::ROUTE,
     },
 };
 
@@ -30,9 +31,6 @@ pub struct Table {
     /// Headers that decide where requests of some models go, or what is logged of them: often none.
     pub heads: Vec<Arc<str>>,
 }
-
-/// The header of a request that names its route, where a model lets it, and of an answer that says which one it was.
-pub const ROUTE: &str = "x-onnxd-route";
 
 /// One model: its versions, and which of them answers a request that names none.
 #[derive(Default)]

@@ -5,14 +5,12 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    repository::{
-        routes::{Routes, Way},
-        table::ROUTE,
-    },
+    repository::routes::{Routes, Way},
     types::{
         buckets::BUCKETS,
         error::Error,
         request::{InferRequest, Parameter},
+        traffic::ROUTE,
     },
 };
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::buckets::{self, BUCKETS, Buckets};
 
+/// The header of a request that names its route, where a model lets it, and of an answer that says which one it was; the
+/// parameter of a stream's answer that does.
+pub const ROUTE: &str = "x-onnxd-route";
 /// The name of what is no arm.
 pub const PRIMARY: &str = "primary";
 /// Names that say something else in the header of the route.

@@ -20,6 +20,7 @@ use crate::types::{
     },
     tensor::Dims,
     text::Text,
+    traffic::ROUTE,
 };
 
 /// Decodes a ModelInferRequest. Every input's bytes fit its shape and datatype; nothing is held against a signature.
@@ -343,7 +344,10 @@ pub(super) fn encode(
             apart += data;
         }
     }
-    let inner = len + if streamed { FINAL.len() } else { 0 };
+    // A unary answer says it in its metadata, which a stream has once for all of its answers.
+    let route = response.route.as_deref().filter(|_| streamed);
+    let route_len = route.map_or(0, |route| text_parameter_len(ROUTE, route));
+    let inner = len + route_len + if streamed { FINAL.len() } else { 0 };
     let len = if streamed { delimited_len(inner) } else { inner };
     let frame = frame_len(len)?;
     head.clear();
@@ -358,6 +362,9 @@ pub(super) fn encode(
     put_string(head, 3, &response.id);
     if streamed {
         head.put_slice(FINAL);
+    }
+    if let Some(route) = route {
+        put_text_parameter(head, ROUTE, route);
     }
     for (index, output) in response.outputs.iter().enumerate() {
         put_output(head, response, index, output);
@@ -418,13 +425,22 @@ fn placed(region: &Region) -> Vec<u8> {
     if region.offset > 0 {
         number(OFFSET, region.offset);
     }
-    // Field 3 is string_param.
-    let inner = string_len(&region.name);
-    put_len(&mut out, 4, delimited_len(REGION.len()) + delimited_len(inner));
-    put_string(&mut out, 1, REGION);
-    put_len(&mut out, 2, inner);
-    put_string(&mut out, 3, &region.name);
+    put_text_parameter(&mut out, REGION, &region.name);
     out.to_vec()
+}
+
+/// Bytes of a parameter that is a text: an entry of field 4, a `map<string, InferParameter>`.
+fn text_parameter_len(key: &str, text: &str) -> usize {
+    delimited_len(delimited_len(key.len()) + delimited_len(string_len(text)))
+}
+
+fn put_text_parameter(out: &mut BytesMut, key: &str, text: &str) {
+    // Field 3 is string_param.
+    let inner = string_len(text);
+    put_len(out, 4, delimited_len(key.len()) + delimited_len(inner));
+    put_string(out, 1, key);
+    put_len(out, 2, inner);
+    put_string(out, 3, text);
 }
 
 fn output_len(response: &InferResponse, index: usize, output: &OutputTensor) -> usize {

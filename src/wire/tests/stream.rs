@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
 use super::{
@@ -42,11 +42,16 @@ proptest! {
     fn answers_are_those_of_a_unary_call_in_an_envelope(
         tensors in vec(any_tensor(), 0..4),
         id in ".*",
+        route in option::of("[a-z]{1,12};version=[0-9]{1,20}"),
     ) {
-        let answer = response(&id, tensors.iter().map(|t| (t.clone(), true)).collect());
+        let mut answer = response(&id, tensors.iter().map(|t| (t.clone(), true)).collect());
+        answer.route = route.as_deref().map(Into::into);
         let unary = grpc::encode_response(&answer, &mut BytesMut::new()).unwrap().concat();
         let mut unary = ModelInferResponse::decode(&unary[5..]).unwrap();
         unary.parameters = is_final();
+        // In a unary call's metadata; a stream has one of those for all of its answers.
+        let route = route.map(|route| ("x-onnxd-route".to_owned(), Choice::String(route).into()));
+        unary.parameters.extend(route);
         let streamed = read(&encode_response(&answer, &mut BytesMut::new()).unwrap());
         prop_assert_eq!(streamed.error_message, "");
         prop_assert_eq!(streamed.infer_response, Some(unary));
