@@ -268,13 +268,14 @@ impl Bins {
         Some(Bins { edges, counts, range, under: 0, over: 0 })
     }
 
-    pub fn add(&mut self, value: f64) {
+    /// A value that is there so many times.
+    pub fn add(&mut self, value: f64, times: u64) {
         let at = self.edges.partition_point(|edge| *edge <= value);
         if let Some(count) = self.counts.get_mut(at) {
-            *count += 1;
+            *count += times;
         }
-        self.under += u64::from(value < self.range.0);
-        self.over += u64::from(value > self.range.1);
+        self.under += times * u64::from(value < self.range.0);
+        self.over += times * u64::from(value > self.range.1);
     }
 
     fn plus(mut self, other: &Bins) -> Option<Bins> {
@@ -289,16 +290,17 @@ impl Bins {
 }
 
 impl Sketches {
-    pub fn number(&mut self, value: f64) {
+    /// Puts numbers among those whose quantiles are asked for. What comes in order costs less.
+    pub fn numbers(&mut self, values: &[f64]) {
         if self.quantiles.is_none() {
             self.quantiles = TDigestMut::new(TDIGEST_K).ok();
         }
         if let Some(quantiles) = &mut self.quantiles {
-            quantiles.update(value.clamp(-LARGEST, LARGEST));
+            values.iter().for_each(|value| quantiles.update(value.clamp(-LARGEST, LARGEST)));
         }
-        self.value(&value.to_bits());
     }
 
+    /// Puts a value among those of which the different ones are counted.
     pub fn value(&mut self, value: &impl std::hash::Hash) {
         if self.distinct.is_none() {
             self.distinct = HllSketch::new(HLL_LG_K, HllType::Hll8).ok();

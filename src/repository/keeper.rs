@@ -204,9 +204,11 @@ impl Keeper {
                 Turn::Dropped => continue,
             };
             self.coming += job.bytes;
-            let to = match starts_threads(&job.options) {
-                true => &self.outside.loaders.plain,
-                false => &self.outside.loaders.quiet,
+            let loaders = &self.outside.loaders;
+            let to = match &job.predecessor {
+                _ if starts_threads(&job.options) => &loaders.plain,
+                Some(_) => &loaders.quiet,
+                None => &loaders.missed,
             };
             if to.send(job).is_err() {
                 return;

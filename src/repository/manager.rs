@@ -151,7 +151,7 @@ impl Manager {
         let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
         let sweeps = sweeper.clone();
         spawn("onnxd-sweeper".into(), &alive, move || {
-            priority::step_back();
+            priority::step_aside();
             sweeps.run();
         })?;
         let (options, place) = (options.clone(), options.models.clone());
@@ -256,11 +256,15 @@ impl Begin {
     }
 }
 
-/// The threads that open versions: `quiet` ones of low priority, and one of normal priority for sessions that start
-/// threads of their own (which inherit the priority of the one that opens them, and keep it).
+/// The threads that open versions, by who waits for it and what they start.
 pub struct Loaders {
     pub at_once: usize,
+    /// At low priority: nothing of the model serves yet.
+    pub missed: Sender<Job>,
+    /// At the lowest, so that those who are served do not notice: another version serves on meanwhile.
     pub quiet: Sender<Job>,
+    /// One, at normal priority: for sessions that start threads of their own, which inherit the priority of the one that
+    /// opens them, and keep it.
     pub plain: Sender<Job>,
 }
 
@@ -271,20 +275,25 @@ impl Loaders {
         report: &Sender<Report>,
         alive: &Sender<()>,
     ) -> Result<Loaders, String> {
-        let (quiet, quiet_jobs) = bounded(at_once);
-        let (plain, plain_jobs) = bounded(at_once);
-        for n in 0..=at_once {
-            let is_plain = n == at_once;
-            let jobs = if is_plain { plain_jobs.clone() } else { quiet_jobs.clone() };
-            let (loader, report) = (loader.clone(), report.clone());
-            spawn(format!("onnxd-load-{n}"), alive, move || {
-                if !is_plain {
-                    priority::step_back();
-                }
-                load_all(&loader, &jobs, &report);
-            })?;
+        let queue = || bounded(at_once);
+        let ((missed, missed_jobs), (quiet, quiet_jobs), (plain, plain_jobs)) =
+            (queue(), queue(), queue());
+        let kinds: [(_, _, fn()); 3] = [
+            (missed_jobs, at_once, priority::step_back),
+            (quiet_jobs, at_once, priority::step_aside),
+            (plain_jobs, 1, || {}),
+        ];
+        let mut names = (0..).map(|n| format!("onnxd-load-{n}"));
+        for (jobs, threads, step) in kinds {
+            for name in names.by_ref().take(threads) {
+                let (loader, report, jobs) = (loader.clone(), report.clone(), jobs.clone());
+                spawn(name, alive, move || {
+                    step();
+                    load_all(&loader, &jobs, &report);
+                })?;
+            }
         }
-        Ok(Loaders { at_once, quiet, plain })
+        Ok(Loaders { at_once, missed, quiet, plain })
     }
 }
 

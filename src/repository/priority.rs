@@ -1,21 +1,50 @@
 //! Threads that load models, or run shadows, step back behind those that serve.
 
-/// How far: as `nice` counts, where 19 is the furthest.
+/// How far, as `nice` counts, a thread steps back whose work somebody waits for.
 #[cfg(target_os = "linux")]
-const NICE: i32 = 10;
+const WAITED_FOR: i32 = 10;
+/// And one whose work nobody waits for: the furthest.
+#[cfg(target_os = "linux")]
+const UNHURRIED: i32 = 19;
+/// For how long such a thread runs on while others want its processor: the least that the kernel allows.
+#[cfg(target_os = "linux")]
+const SLICE_NS: u64 = 100_000;
 
 /// Lowers the scheduling priority of the calling thread, for good. Threads that it starts inherit it, so whoever opens
 /// a session with threads of its own must not have called this.
 pub fn step_back() {
     #[cfg(target_os = "linux")]
-    {
-        // SAFETY: both calls take and give plain numbers; a failure leaves the priority as it is.
-        let failed = unsafe {
-            let thread = libc::gettid();
-            libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, NICE) != 0
-        };
-        told(failed);
+    told(!set(WAITED_FOR, 0));
+}
+
+/// Lowers it as far as goes without leaving a thread nothing at all: beside threads that never rest it gets a sixtieth, and it
+/// is in nobody's way for longer than a slice. For good, as above.
+pub fn step_aside() {
+    #[cfg(target_os = "linux")]
+    told(!set(UNHURRIED, SLICE_NS));
+}
+
+/// `sched_setattr` of the calling thread, among those that share the processors by weight. The slice is heeded from Linux 6.12 on.
+#[cfg(target_os = "linux")]
+fn set(nice: i32, slice_ns: u64) -> bool {
+    /// As Linux's uapi/linux/sched/types.h has it, in its first version.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
     }
+    let size = size_of::<Attributes>() as u32;
+    let (policy, runtime) = (libc::SCHED_OTHER as u32, slice_ns);
+    let attributes = Attributes { size, policy, nice, runtime, ..Attributes::default() };
+    // SAFETY: 0 is the calling thread; the attributes outlive the call; a failure leaves the thread as it is.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) == 0 }
 }
 
 /// Leaves the processors to everybody else, for good: the calling thread gets what they leave, and is pushed aside at once
@@ -46,11 +75,13 @@ mod tests {
         let mine =
             || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
         let before = mine();
-        let inside = std::thread::spawn(move || {
-            step_back();
-            mine()
-        });
-        assert_eq!(inside.join().unwrap(), NICE.max(before));
+        for (step, nice) in [(step_back as fn(), WAITED_FOR), (step_aside, UNHURRIED)] {
+            let inside = std::thread::spawn(move || {
+                step();
+                mine()
+            });
+            assert_eq!(inside.join().unwrap(), nice);
+        }
         assert_eq!(mine(), before);
         // SAFETY: as above.
         let policy = || unsafe { libc::sched_getscheduler(0) };

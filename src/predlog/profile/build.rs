@@ -1,18 +1,18 @@
 //! Makes a profile of rows, a batch at a time. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BinaryHeap, HashMap},
     sync::Arc,
 };
 
 use arrow_array::{
-    Array, ArrayRef, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, PrimitiveArray, RecordBatch, StringArray, UInt32Array,
     cast::AsArray,
-    types::{Float32Type, Float64Type, Int32Type, Int64Type},
+    types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type},
 };
 use arrow_schema::DataType;
 
-use super::{Bins, CATEGORIES, Cell, Column, Moments, Place, Profile};
+use super::{Bins, CATEGORIES, Cell, Column, Moments, Profile};
 use crate::predlog::footer::{LogSchema, Part, Role};
 
 /// Elements of a list that are columns of their own.
@@ -39,12 +39,18 @@ const ABOUT: [&str; 13] = [
     "sample_p",
 ];
 
+/// Numbers of a column that are looked at together: in order, so that equal ones are counted as one.
+const TOGETHER: usize = 4096;
+
+type Map<K> = HashMap<K, u64, foldhash::fast::RandomState>;
+
 /// A profile in the making.
 pub struct Builder {
     profile: Profile,
     /// Columns that are looked at, with what they are; list columns with their elements' type.
     wanted: Vec<Wanted>,
-    counted: HashMap<String, Counted>,
+    making: HashMap<String, Making>,
+    chosen: Chosen,
 }
 
 struct Wanted {
@@ -53,11 +59,27 @@ struct Wanted {
     kind: String,
 }
 
+/// The sample in the making: each of its rows keeps its place until another one takes it.
+#[derive(Default)]
+struct Chosen {
+    /// The rows' hashes, the largest first to go, with their places.
+    keys: BinaryHeap<(u64, usize)>,
+    most: usize,
+}
+
+/// What is known of a column beside what its profile says already.
+#[derive(Default)]
+struct Making {
+    /// Finite numbers that are not in the profile yet.
+    numbers: Vec<f64>,
+    counted: Counted,
+}
+
 /// How often values of a column were seen.
 #[derive(Default)]
 struct Counted {
-    texts: HashMap<Arc<str>, u64>,
-    numbers: HashMap<u64, u64>,
+    texts: Map<Arc<str>>,
+    numbers: Map<u64>,
     other: u64,
 }
 
@@ -77,7 +99,8 @@ impl Builder {
         Builder {
             profile: Profile::empty(sample),
             wanted: wanted.collect(),
-            counted: HashMap::new(),
+            making: HashMap::new(),
+            chosen: Chosen { most: sample, ..Chosen::default() },
         }
     }
 
@@ -93,53 +116,25 @@ impl Builder {
     }
 
     pub fn add(&mut self, batch: &RecordBatch) {
-        let keys = keys(batch);
-        let order =
-            self.profile.sample.united(&keys.iter().map(|(key, _)| *key).collect::<Vec<_>>());
-        // Where a key stands among the new ones, and the row that it is of.
-        let order: Vec<Place> = order
-            .into_iter()
-            .map(|(_, place)| match place {
-                Place::Right(at) => Place::Right(keys.get(at).map_or(0, |(_, row)| *row)),
-                left => left,
-            })
-            .collect();
-        // What is left of the sample moves to its place; new rows of it are filled in.
-        for column in self.profile.columns.values_mut() {
-            let old = std::mem::take(&mut column.sample);
-            let kept = order.iter().map(|place| match place {
-                Place::Left(at) => old.get(*at).cloned().unwrap_or(Cell::Null),
-                Place::Right(_) => Cell::Null,
-            });
-            column.sample = kept.collect();
-        }
+        let fresh = self.chosen.of(batch);
         for wanted in std::mem::take(&mut self.wanted) {
             if let Some(array) = batch.column_by_name(&wanted.name) {
-                self.column(&wanted, array, &order);
+                self.column(&wanted, array, &fresh);
             }
             self.wanted.push(wanted);
         }
-        let old = std::mem::take(&mut self.profile.sample.keys);
-        let by_row: BTreeMap<usize, u64> = keys.into_iter().map(|(key, row)| (row, key)).collect();
-        self.profile.sample.keys = order
-            .iter()
-            .filter_map(|place| match place {
-                Place::Left(at) => old.get(*at).copied(),
-                Place::Right(row) => by_row.get(row).copied(),
-            })
-            .collect();
         self.profile.rows += batch.num_rows() as u64;
     }
 
-    fn column(&mut self, wanted: &Wanted, array: &ArrayRef, order: &[Place]) {
+    fn column(&mut self, wanted: &Wanted, array: &ArrayRef, fresh: &[Fresh]) {
         let Some(list) = array.as_list_opt::<i32>() else {
             let cells = Cells { values: array, absent: 0 };
-            return self.scalar((&wanted.name, &wanted.kind), wanted.role, cells, order);
+            return self.scalar((&wanted.name, &wanted.kind), wanted.role, cells, fresh);
         };
         let lengths = (0..list.len()).filter(|row| list.is_valid(*row));
         let lengths: Vec<f64> = lengths.map(|row| f64::from(list.value_length(row))).collect();
         let widest = lengths.iter().copied().fold(0.0, f64::max);
-        let column = self.at((&wanted.name, &wanted.kind), wanted.role, order);
+        let column = at(&mut self.profile, (&wanted.name, &wanted.kind), wanted.role);
         column.count += list.len() as u64;
         column.nulls += list.null_count() as u64;
         column.moments.merge(&Moments::of(&lengths));
@@ -153,16 +148,8 @@ impl Builder {
             let Ok(values) = arrow_select::take::take(list.values(), &at, None) else { return };
             let name = format!("{}[{element}]", wanted.name);
             let cells = Cells { values: &values, absent: at.null_count() as u64 };
-            self.scalar((&name, kind.unwrap_or("-")), wanted.role, cells, order);
+            self.scalar((&name, kind.unwrap_or("-")), wanted.role, cells, fresh);
         }
-    }
-
-    fn at(&mut self, (name, kind): (&str, &str), role: Role, order: &[Place]) -> &mut Column {
-        self.profile.columns.entry(name.to_owned()).or_insert_with(|| {
-            let mut column = Column::new(role, kind);
-            column.sample = vec![Cell::Null; order.len()];
-            column
-        })
     }
 
     fn scalar(
@@ -170,45 +157,38 @@ impl Builder {
         (name, kind): (&str, &str),
         role: Role,
         cells: Cells<'_>,
-        order: &[Place],
+        fresh: &[Fresh],
     ) {
-        let mut counted = self.counted.remove(name).unwrap_or_default();
-        let column = self.at((name, kind), role, order);
+        let making = self.making.entry(name.to_owned()).or_default();
+        let column = at(&mut self.profile, (name, kind), role);
         let array = cells.values;
         column.count += array.len() as u64 - cells.absent;
         column.nulls += array.null_count() as u64 - cells.absent;
-        if let Some(numbers) = numbers(array) {
-            let mut finite = Vec::with_capacity(numbers.len());
-            for value in numbers.iter().flatten() {
+        let are_numbers = each_number(array, |value| {
+            if value.is_finite() {
+                // -0 and 0 are one.
+                making.numbers.push(value + 0.0);
+            } else {
                 column.nan += u64::from(value.is_nan());
                 column.infinite += u64::from(value.is_infinite());
-                if value.is_finite() {
-                    finite.push(*value);
-                    column.sketches.number(*value);
-                    counted.number(*value);
-                    if let Some(bins) = &mut column.bins {
-                        bins.add(*value);
-                    }
-                }
             }
-            column.moments.merge(&Moments::of(&finite));
-            sampled(column, order, |row| {
-                numbers.get(row).copied().flatten().map_or(Cell::Null, Cell::Number)
-            });
+        });
+        if are_numbers {
+            if making.numbers.len() >= TOGETHER {
+                making.look(column);
+            }
+            sampled(column, fresh, |row| number(array, row).map_or(Cell::Null, Cell::Number));
         } else if let Some(texts) = array.as_string_opt::<i32>() {
-            for text in texts.iter().flatten() {
-                column.sketches.value(&text);
-                counted.text(text);
-            }
-            sampled(column, order, |row| cell(texts, row));
+            making.texts(column, texts);
+            sampled(column, fresh, |row| cell(texts, row));
         }
-        self.counted.insert(name.to_owned(), counted);
     }
 
     pub fn finish(mut self) -> Profile {
-        for (name, counted) in self.counted {
+        for (name, mut making) in self.making {
             let Some(column) = self.profile.columns.get_mut(&name) else { continue };
-            let categories = &mut column.categories;
+            making.look(column);
+            let (counted, categories) = (making.counted, &mut column.categories);
             // Of numbers, many different ones are no categories: none is listed.
             if counted.numbers.len() <= CATEGORIES {
                 let text = |bits: u64| Arc::from(f64::from_bits(bits).to_string());
@@ -223,8 +203,105 @@ impl Builder {
         }
         // A reference's columns that the rows have not.
         self.profile.columns.retain(|_, column| column.count > 0);
+        let mut order = self.chosen.keys.into_sorted_vec();
+        order.dedup_by_key(|(key, _)| *key);
+        for column in self.profile.columns.values_mut() {
+            let cells = std::mem::take(&mut column.sample);
+            let cell = |(_, place): &(u64, usize)| cells.get(*place).cloned().unwrap_or(Cell::Null);
+            column.sample = order.iter().map(cell).collect();
+        }
+        self.profile.sample.keys = order.into_iter().map(|(key, _)| key).collect();
         self.profile
     }
+}
+
+fn at<'p>(profile: &'p mut Profile, (name, kind): (&str, &str), role: Role) -> &'p mut Column {
+    let made = || Column::new(role, kind);
+    profile.columns.entry(name.to_owned()).or_insert_with(made)
+}
+
+/// A row of a batch that the sample takes, and its place there.
+struct Fresh {
+    row: usize,
+    place: usize,
+}
+
+impl Chosen {
+    /// The rows of a batch that are of the sample now, unless one that comes after it in here takes its place.
+    fn of(&mut self, batch: &RecordBatch) -> Vec<Fresh> {
+        let ids = batch.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
+        let hash = |id: &str| {
+            let digest = <sha2::Sha256 as sha2::Digest>::digest(id.as_bytes());
+            digest.iter().take(8).fold(0u64, |hash, byte| (hash << 8) | u64::from(*byte))
+        };
+        let ids = ids.into_iter().flat_map(|ids| ids.iter().enumerate());
+        ids.filter_map(|(row, id)| {
+            let place = self.place(hash(id?))?;
+            Some(Fresh { row, place })
+        })
+        .collect()
+    }
+
+    fn place(&mut self, key: u64) -> Option<usize> {
+        if self.keys.len() < self.most {
+            let place = self.keys.len();
+            self.keys.push((key, place));
+            return Some(place);
+        }
+        let mut largest = self.keys.peek_mut()?;
+        let (last, place) = *largest;
+        (key < last).then(|| {
+            *largest = (key, place);
+            place
+        })
+    }
+}
+
+impl Making {
+    /// Puts the numbers into the profile.
+    fn look(&mut self, column: &mut Column) {
+        // As whole numbers in the same order, which sort faster.
+        let mut keys: Vec<i64> = self.numbers.iter().map(|number| ordered(*number)).collect();
+        keys.sort_unstable();
+        self.numbers.clear();
+        self.numbers.extend(keys.iter().map(|key| from_ordered(*key)));
+        column.moments.merge(&Moments::of(&self.numbers));
+        for equal in self.numbers.chunk_by(|a, b| a == b) {
+            let Some(value) = equal.first() else { continue };
+            column.sketches.numbers(equal);
+            if !self.counted.number(*value, equal.len() as u64) {
+                column.sketches.value(&value.to_bits());
+            }
+            if let Some(bins) = &mut column.bins {
+                bins.add(*value, equal.len() as u64);
+            }
+        }
+        self.numbers.clear();
+    }
+
+    fn texts(&mut self, column: &mut Column, texts: &StringArray) {
+        let mut texts = texts.iter().flatten().peekable();
+        // What is about requests has long runs of one text.
+        while let Some(text) = texts.next() {
+            let mut times = 1;
+            while texts.next_if_eq(&text).is_some() {
+                times += 1;
+            }
+            if !self.counted.text(text, times) {
+                column.sketches.value(&text);
+            }
+        }
+    }
+}
+
+/// A number that is in the order of those that it is made of.
+fn ordered(number: f64) -> i64 {
+    let bits = number.to_bits() as i64;
+    bits ^ ((bits >> 63) as u64 >> 1) as i64
+}
+
+fn from_ordered(key: i64) -> f64 {
+    f64::from_bits((key ^ ((key >> 63) as u64 >> 1) as i64) as u64)
 }
 
 /// The cells of a column in a batch, of which some do not belong to it: lists that are too short for this element.
@@ -235,38 +312,46 @@ struct Cells<'a> {
 }
 
 /// Fills in the sample's new rows.
-fn sampled(column: &mut Column, order: &[Place], cell: impl Fn(usize) -> Cell) {
-    for (place, own) in order.iter().zip(&mut column.sample) {
-        if let Place::Right(row) = place {
+fn sampled(column: &mut Column, fresh: &[Fresh], cell: impl Fn(usize) -> Cell) {
+    for Fresh { row, place } in fresh {
+        if column.sample.len() <= *place {
+            // It was not there in the rows before.
+            column.sample.resize(place + 1, Cell::Null);
+        }
+        if let Some(own) = column.sample.get_mut(*place) {
             *own = cell(*row);
         }
     }
 }
 
 impl Counted {
-    fn number(&mut self, value: f64) {
-        // -0 and 0 are one.
-        let bits = (value + 0.0).to_bits();
+    /// Counts a value; says whether it was counted by itself before.
+    fn number(&mut self, value: f64, times: u64) -> bool {
         let different = self.numbers.len();
-        match self.numbers.get_mut(&bits) {
-            Some(count) => *count += 1,
-            // One more than would be listed, so that it shows that there are too many.
-            None if different <= CATEGORIES => {
-                self.numbers.insert(bits, 1);
-            }
-            None => self.other += 1,
+        // One more than would be listed, so that it shows that there are too many: then none is looked for any more.
+        if different > CATEGORIES {
+            self.other += times;
+            return false;
         }
+        let count = self.numbers.entry(value.to_bits()).or_default();
+        *count += times;
+        *count > times
     }
 
-    fn text(&mut self, text: &str) {
+    /// Counts a text; says whether it was counted by itself before.
+    fn text(&mut self, text: &str, times: u64) -> bool {
         let different = self.texts.len();
         match self.texts.get_mut(text) {
-            Some(count) => *count += 1,
-            None if different < COUNTED && text.len() <= MOST_TEXT => {
-                self.texts.insert(text.into(), 1);
+            Some(count) => {
+                *count += times;
+                return true;
             }
-            None => self.other += 1,
+            None if different < COUNTED && text.len() <= MOST_TEXT => {
+                self.texts.insert(text.into(), times);
+            }
+            None => self.other += times,
         }
+        false
     }
 }
 
@@ -277,35 +362,34 @@ fn cell(texts: &StringArray, row: usize) -> Cell {
     }
 }
 
-/// The rows' hashes in order, with the row of each.
-fn keys(batch: &RecordBatch) -> Vec<(u64, usize)> {
-    let ids = batch.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
-    let hash = |id: &str| {
-        let digest = <sha2::Sha256 as sha2::Digest>::digest(id.as_bytes());
-        digest.iter().take(8).fold(0u64, |hash, byte| (hash << 8) | u64::from(*byte))
-    };
-    let ids = ids.into_iter().flat_map(|ids| ids.iter().enumerate());
-    let mut keys: Vec<(u64, usize)> = ids.filter_map(|(row, id)| Some((hash(id?), row))).collect();
-    keys.sort_unstable();
-    keys
+/// Calls `f` with every number of a column; `false` where it has none.
+fn each_number(array: &ArrayRef, mut f: impl FnMut(f64)) -> bool {
+    fn each<T: ArrowPrimitiveType>(
+        array: &PrimitiveArray<T>,
+        mut f: impl FnMut(f64),
+        number: impl Fn(T::Native) -> f64,
+    ) {
+        match array.null_count() {
+            0 => array.values().iter().for_each(|value| f(number(*value))),
+            _ => array.iter().flatten().for_each(|value| f(number(value))),
+        }
+    }
+    match array.data_type() {
+        DataType::Float32 => each(array.as_primitive::<Float32Type>(), f, f64::from),
+        DataType::Float64 => each(array.as_primitive::<Float64Type>(), f, |value| value),
+        DataType::Int32 => each(array.as_primitive::<Int32Type>(), f, f64::from),
+        DataType::Int64 => each(array.as_primitive::<Int64Type>(), f, |value| value as f64),
+        DataType::Boolean => {
+            array.as_boolean().iter().flatten().for_each(|value| f(f64::from(u8::from(value))));
+        }
+        _ => return false,
+    }
+    true
 }
 
-/// The values of a column of numbers.
-fn numbers(array: &ArrayRef) -> Option<Vec<Option<f64>>> {
-    Some(match array.data_type() {
-        DataType::Float32 => {
-            array.as_primitive_opt::<Float32Type>()?.iter().map(|v| v.map(f64::from)).collect()
-        }
-        DataType::Float64 => array.as_primitive_opt::<Float64Type>()?.iter().collect(),
-        DataType::Int32 => {
-            array.as_primitive_opt::<Int32Type>()?.iter().map(|v| v.map(f64::from)).collect()
-        }
-        DataType::Int64 => {
-            array.as_primitive_opt::<Int64Type>()?.iter().map(|v| v.map(|v| v as f64)).collect()
-        }
-        DataType::Boolean => {
-            array.as_boolean_opt()?.iter().map(|v| v.map(|v| f64::from(u8::from(v)))).collect()
-        }
-        _ => return None,
-    })
+/// The number of one row.
+fn number(array: &ArrayRef, row: usize) -> Option<f64> {
+    let mut number = None;
+    each_number(&array.slice(row, 1), |value| number = Some(value));
+    number
 }
