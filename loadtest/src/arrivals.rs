@@ -7,7 +7,10 @@ use rand_pcg::{
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::plan::{Arrivals, Until};
+use crate::{
+    plan::{Arrivals, Recorded, Until},
+    units::Speed,
+};
 
 /// The moments at which requests of one phase are due, in nanoseconds from its start, never decreasing.
 ///
@@ -46,6 +49,11 @@ enum Way {
         at: Arc<[Duration]>,
         next: usize,
     },
+    Recorded {
+        asked: Arc<[Recorded]>,
+        times: f64,
+        next: usize,
+    },
     Closed {
         left: usize,
     },
@@ -80,6 +88,11 @@ impl Schedule {
                 if *poisson { random(course) } else { even(course) }
             }
             Arrivals::Trace { at } => Way::Trace { at: at.clone(), next: 0 },
+            Arrivals::Recorded { asked, speed: Speed::Times(times) } => {
+                Way::Recorded { asked: asked.clone(), times: *times, next: 0 }
+            }
+            // As many as there are connections ask it, which only the generator knows.
+            Arrivals::Recorded { asked, speed: Speed::Max } => Way::Closed { left: asked.len() },
             Arrivals::Closed { callers, .. } => Way::Closed { left: *callers },
         };
         Schedule {
@@ -135,6 +148,11 @@ impl Iterator for Schedule {
                 let due = nanos(*at.get(*next)?);
                 *next += 1;
                 due
+            }
+            Way::Recorded { asked, times, next } => {
+                let due = (asked.get(*next)?.at as f64 / *times).round();
+                *next += 1;
+                due as u64
             }
             Way::Closed { left } => {
                 *left = left.checked_sub(1)?;

@@ -14,6 +14,7 @@ pub mod knee;
 pub mod merge;
 pub mod metadata;
 pub mod mlperf;
+pub mod moment;
 pub mod pattern;
 pub mod plan;
 pub mod prepare;

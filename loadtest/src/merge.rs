@@ -133,6 +133,7 @@ mod tests {
             name: None,
             digest: plan.digest(),
             plan,
+            replayed: Vec::new(),
             parts: vec![part(shard)],
             summary: Summary::of(measured, &frame),
             verdict: judge::judge(&[slo], measured, &frame),

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     plan::Arrivals,
-    units::{Rate, Span},
+    units::{Rate, Span, Speed},
 };
 
 /// How requests arrive.
@@ -41,6 +42,8 @@ pub enum Pattern {
     },
     /// Recorded moments from a file, one a line: seconds, or with a unit; counted from the earliest.
     Trace(PathBuf),
+    /// As the log has them from which the requests come, so many times as fast.
+    Recorded(Speed),
     /// So many callers that each wait for their answer, think, and ask again.
     Closed {
         callers: usize,
@@ -65,7 +68,7 @@ const MAX_TRACE: usize = 100_000_000;
 const MAX_RATE: f64 = 1e9;
 
 impl Pattern {
-    /// Checked, with its trace read.
+    /// Checked, with its trace read. What a log has recorded is known later, with the requests (`Session::plan`).
     pub fn resolve(&self) -> Result<Arrivals, String> {
         let fine = |rate: &f64| (0.0..=MAX_RATE).contains(rate);
         Ok(match self {
@@ -98,6 +101,7 @@ impl Pattern {
                 Arrivals::Steps { rates: rates.clone(), hold: hold.0, poisson }
             }
             Pattern::Trace(path) => Arrivals::Trace { at: trace(path)?.into() },
+            Pattern::Recorded(speed) => Arrivals::Recorded { asked: Arc::default(), speed: *speed },
             Pattern::Closed { callers, think } => {
                 if !(1..=1_000_000).contains(callers) {
                     return Err(format!("closed: expected 1 to 1000000 callers, got {callers}"));
@@ -119,7 +123,7 @@ impl Pattern {
 
     /// Whether it ends by itself.
     pub fn ends(&self) -> bool {
-        matches!(self, Pattern::Steps { .. } | Pattern::Trace(_))
+        matches!(self, Pattern::Steps { .. } | Pattern::Trace(_) | Pattern::Recorded(_))
     }
 
     /// The same at another rate; none where it has more than one, or none.
@@ -139,9 +143,12 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Pattern, String> {
         let wrong = |why: &str| {
             format!(
-                "'{text}': {why}; expected poisson:RATE, constant:RATE, bursts:SIZE/GAP, ramp:FROM..TO, steps:RATE,RATE,…/HOLD, trace:FILE or closed:CALLERS[/THINK]"
+                "'{text}': {why}; expected poisson:RATE, constant:RATE, bursts:SIZE/GAP, ramp:FROM..TO, steps:RATE,RATE,…/HOLD, trace:FILE, recorded[:SPEED] or closed:CALLERS[/THINK]"
             )
         };
+        if text == "recorded" {
+            return Ok(Pattern::Recorded(Speed::Times(1.0)));
+        }
         let (name, rest) = text.split_once(':').ok_or_else(|| wrong("nothing after a colon"))?;
         let pair = || rest.split_once('/').ok_or_else(|| wrong("no / in it"));
         let number = |part: &str| match part.trim() {
@@ -171,6 +178,7 @@ impl FromStr for Pattern {
                 Pattern::Bursts { size, every: every.parse()? }
             }
             ("trace", _) => Pattern::Trace(PathBuf::from(rest)),
+            ("recorded", _) => Pattern::Recorded(rest.parse()?),
             ("closed", _) => {
                 let (callers, think) = rest.split_once('/').unwrap_or((rest, "0s"));
                 let callers =
@@ -249,6 +257,9 @@ mod tests {
                 },
             ),
             ("trace:a/b.txt", Pattern::Trace("a/b.txt".into())),
+            ("recorded", Pattern::Recorded(Speed::Times(1.0))),
+            ("recorded:0.5", Pattern::Recorded(Speed::Times(0.5))),
+            ("recorded:max", Pattern::Recorded(Speed::Max)),
             ("closed:8", Pattern::Closed { callers: 8, think: ms(0) }),
             ("closed:8/10ms", Pattern::Closed { callers: 8, think: ms(10) }),
         ] {
@@ -265,6 +276,9 @@ mod tests {
             "even-poisson:3",
             "waves:3",
             "closed:x",
+            "recorded:0",
+            "recorded:NaN",
+            "recorded:fast",
         ] {
             assert!(wrong.parse::<Pattern>().is_err(), "{wrong}");
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use crate::units::Speed;
+
 /// Which form of the protocol carries the tensors.
 #[derive(
     Clone,
@@ -98,7 +100,7 @@ pub struct Variant {
     pub version: Option<String>,
     /// Its share of the mix, relative to the others'.
     pub weight: f64,
-    /// Instances (rows of the first axis) in each of its requests.
+    /// Instances (rows of the first axis) in each of its requests; of a log's, which differ, their mean.
     pub rows: u64,
     /// Indices into `Plan::requests`, taken in turn.
     pub requests: Vec<usize>,
@@ -119,8 +121,19 @@ pub enum Arrivals {
     Steps { rates: Vec<f64>, hold: Duration, poisson: bool },
     /// Recorded moments, from the phase's start.
     Trace { at: Arc<[Duration]> },
+    /// As a log has them: each moment with the request that came then. They are known once the requests are made ready.
+    Recorded { asked: Arc<[Recorded]>, speed: Speed },
     /// So many callers, each of which waits for its answer, thinks, and asks again.
     Closed { callers: usize, think: Duration },
+}
+
+/// A request of a log, and when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Nanoseconds since the first one did.
+    pub at: u64,
+    /// Index into `Plan::requests`.
+    pub request: usize,
 }
 
 /// When a phase is over (what is in flight is waited for, up to `Plan::timeout`).

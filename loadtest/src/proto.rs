@@ -28,6 +28,8 @@ pub struct ModelInferRequest {
     pub model_name: String,
     #[prost(string, tag = "2")]
     pub model_version: String,
+    #[prost(string, tag = "3")]
+    pub id: String,
     #[prost(map = "string, message", tag = "4")]
     pub parameters: HashMap<String, Parameter>,
     #[prost(message, repeated, tag = "5")]

@@ -126,10 +126,14 @@ impl Scenario {
     }
 
     /// Every file that it names.
-    fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+    fn files<'a>(&'a mut self) -> impl Iterator<Item = &'a mut PathBuf> {
         let Tls { authority, certificate, key, insecure: _ } = &mut self.target.tls;
         let tls = [authority, certificate, key].into_iter().flatten();
-        let mix = self.mix.iter_mut().flat_map(|e| [&mut e.input, &mut e.golden]).flatten();
+        let entry = |entry: &'a mut Entry| {
+            let logs = entry.log.iter_mut().flat_map(|log| &mut log.paths);
+            [&mut entry.input, &mut entry.golden].into_iter().flatten().chain(logs)
+        };
+        let mix = self.mix.iter_mut().flat_map(entry);
         let traces = self.phases.iter_mut().filter_map(|phase| match &mut phase.arrivals {
             Pattern::Trace(path) => Some(path),
             _ => None,
@@ -182,9 +186,27 @@ impl Scenario {
             if !(entry.weight.is_finite() && entry.weight >= 0.0) {
                 return wrong(format!("weight: expected 0 or more, got {}", entry.weight));
             }
+            if let Some(log) = &entry.log {
+                if entry.input.is_some() || entry.golden.is_some() {
+                    return wrong(
+                        "log: the requests are the log's; expected neither input nor golden".into(),
+                    );
+                }
+                if log.paths.is_empty() {
+                    return wrong("log: paths: expected the log's folder, or files of it".into());
+                }
+            }
             if entry.rows == 0 || entry.distinct == 0 {
                 return wrong("rows and distinct: expected at least 1, got 0".into());
             }
+        }
+        let recorded =
+            self.phases.iter().any(|phase| matches!(phase.arrivals, Pattern::Recorded(_)));
+        if let Some(entry) = self.mix.iter().find(|entry| recorded && entry.log.is_none()) {
+            return Err(format!(
+                "mix: {}: arrivals are those of a log; expected `log` here as well",
+                entry.model
+            ));
         }
         if self.mix.iter().all(|entry| entry.weight == 0.0) {
             return Err("mix: every weight is 0; expected one above".into());

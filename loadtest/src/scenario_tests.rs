@@ -142,6 +142,31 @@ fn files_count_from_the_scenario() {
 }
 
 #[test]
+fn a_log_is_found_from_the_scenario_and_belongs_to_every_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.yaml");
+    let read = |mix: &str| {
+        let text = format!("mix: [{mix}]\nphases: [{{arrivals: {{recorded: 10}}}}]\n");
+        fs::write(&path, text).unwrap();
+        Scenario::read(&path).unwrap()
+    };
+    let logged = "{model: m, log: {paths: [predictions, /abs/part.parquet], until: 2026-01-31}}";
+    let scenario = read(logged);
+    let paths = &scenario.mix[0].log.as_ref().unwrap().paths;
+    assert_eq!(paths[..], [dir.path().join("predictions"), "/abs/part.parquet".into()]);
+    let phase = &scenario.resolve().unwrap().phases[0];
+    assert_eq!(phase.until, Until { duration: None, requests: None });
+    for (mix, why) in [
+        ("{model: m}", "mix: m: arrivals are those of a log; expected `log` here as well"),
+        ("{model: m, log: {paths: []}}", "mix: m: log: paths: expected"),
+        ("{model: m, input: a.npy, log: {paths: [a]}}", "mix: m: log: the requests are the log's"),
+    ] {
+        let error = read(&format!("{logged}, {mix}")).resolve().unwrap_err();
+        assert!(error.starts_with(why), "{error}");
+    }
+}
+
+#[test]
 fn sizes_are_kept_in_bounds() {
     let sizes = Sizes { connections: 4, streams: 8, threads: 2 };
     sizes.check().unwrap();

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Error as _},
+};
 
 /// A duration, written with its unit: `250us`, `20ms`, `1.5s`, `10m`, `1h`. Longer ones than a year are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +94,75 @@ pub fn short(Span(duration): Span) -> String {
         _ => 0,
     };
     format!("{value:.digits$}{unit}")
+}
+
+/// How fast what was recorded is sent again: times the speed at which it came, or as fast as it is answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    Times(f64),
+    Max,
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Speed, String> {
+        let text = text.trim();
+        if text == "max" {
+            return Ok(Speed::Max);
+        }
+        let number = text.strip_suffix('x').unwrap_or(text).parse::<f64>().ok();
+        let number = number.filter(|number| (1e-6..=1e6).contains(number));
+        number.map(Speed::Times).ok_or_else(|| {
+            format!("'{text}' is no speed; expected how many times as fast it is sent, as in 1, 0.5 or 10, or max")
+        })
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Speed::Times(times) => write!(f, "{times}"),
+            Speed::Max => f.write_str("max"),
+        }
+    }
+}
+
+impl Serialize for Speed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `recorded: 10` and `recorded: "10"` are the same.
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Speed, D::Error> {
+        struct Either;
+        impl de::Visitor<'_> for Either {
+            type Value = Speed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("how many times as fast it is sent, or max")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Speed, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Speed, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Speed, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Speed, E> {
+                self.visit_str(&number.to_string())
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// A share of a whole, 0 to 1: written as `0.1%` or as `0.001`.

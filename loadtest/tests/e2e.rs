@@ -12,6 +12,8 @@ mod ended;
 mod events;
 #[path = "e2e/real.rs"]
 mod real;
+#[path = "e2e/replayed.rs"]
+mod replayed;
 #[path = "e2e/server_side.rs"]
 mod server_side;
 #[path = "e2e/several.rs"]

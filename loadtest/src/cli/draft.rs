@@ -5,6 +5,7 @@ use crate::{
     judge,
     pattern::Pattern,
     plan::{Arrivals, Phase},
+    prepare::log::Replayed,
     record::Measured,
     report::json::{PhasePlan, Plan, Report, SCHEMA},
     scenario::Scenario,
@@ -18,6 +19,7 @@ use crate::{
 pub struct Draft {
     name: Option<String>,
     pub plan: Plan,
+    replayed: Vec<Replayed>,
 }
 
 impl Draft {
@@ -43,7 +45,7 @@ impl Draft {
             threads: sizes.threads,
             timeout: Span(timeout),
         };
-        Draft { name: scenario.name.clone(), plan }
+        Draft { name: scenario.name.clone(), plan, replayed: session.replayed.clone() }
     }
 
     /// With these phases in place of the scenario's.
@@ -59,6 +61,7 @@ impl Draft {
             name: self.name,
             digest: self.plan.digest(),
             plan: self.plan,
+            replayed: self.replayed,
             parts: Vec::new(),
             summary: Summary::of(measured, &frame),
             verdict: judge::judge(&slos, measured, &frame),
@@ -94,6 +97,7 @@ fn planned(phase: &Phase) -> PhasePlan {
         Arrivals::Steps { rates, hold, poisson } => {
             Pattern::Steps { rates: rates.clone(), hold: Span(*hold), spacing: spacing(*poisson) }
         }
+        Arrivals::Recorded { speed, .. } => Pattern::Recorded(*speed),
         Arrivals::Trace { .. } => Pattern::Trace("(recorded)".into()),
     };
     PhasePlan {

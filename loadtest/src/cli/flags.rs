@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     events::Event,
+    moment::Moment,
     pattern::Pattern,
     plan::{Protocol, Shard},
-    prepare::entry::Entry,
+    prepare::{
+        entry::{Entry, LogSource},
+        log,
+    },
     scenario::{PhaseSpec, Scenario},
     slo::Slo,
-    units::{Rate, Span},
+    units::{Rate, Span, Speed},
 };
 
 /// Which server, and how it is reached.
@@ -87,6 +91,76 @@ pub struct RequestFlags {
     pub seed: Option<u64>,
 }
 
+/// Requests that were logged.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Requests from a prediction log")]
+pub struct LogFlags {
+    /// What onnxd has logged, asked again: the log's folder, a folder in it or its files; may be repeated. Every model that the log has,
+    /// where there is no --model
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["input", "golden", "rows", "shape", "range"])]
+    pub log: Vec<PathBuf>,
+    /// Rows of this model [default: those of the one that is asked]
+    #[arg(long, value_name = "NAME", requires = "log", requires = "model")]
+    pub logged_model: Option<String>,
+    /// Rows that this version answered [default: every version's]
+    #[arg(long, value_name = "VERSION", requires = "log")]
+    pub logged_version: Option<String>,
+    /// Received then or later: 2026-01-31, 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "MOMENT", requires = "log")]
+    pub from: Option<Moment>,
+    /// Received before
+    #[arg(long, value_name = "MOMENT", requires = "log")]
+    pub until: Option<Moment>,
+    /// How many times as fast as they came, or max: each of the connections asks the next as soon as it is answered [default: 1, where
+    /// neither --rate nor --arrivals is given]
+    #[arg(long, value_name = "SPEED", requires = "log")]
+    pub speed: Option<Speed>,
+}
+
+impl LogFlags {
+    /// Lays these over the scenario's mix, on which those of `requests` lie already.
+    pub fn over(&self, requests: &RequestFlags, scenario: &mut Scenario) -> Result<(), String> {
+        if self.log.is_empty() {
+            return Ok(());
+        }
+        let source = LogSource {
+            paths: self.log.clone(),
+            model: self.logged_model.clone(),
+            version: self.logged_version.clone(),
+            from: self.from,
+            until: self.until,
+        };
+        if requests.model.is_empty() {
+            let models = log::files::models(&self.log).map_err(|e| format!("--log {e}"))?;
+            if models.is_empty() {
+                return Err("--log: no files of a prediction log are there".into());
+            }
+            scenario.mix = models.iter().map(|model| Entry::of(model)).collect();
+        }
+        for entry in &mut scenario.mix {
+            entry.log = Some(source.clone());
+        }
+        Ok(())
+    }
+
+    /// The load of these flags: as it was recorded, where nothing else is said.
+    pub fn load(&self, load: &LoadFlags, scenario: &Scenario) -> Result<LoadFlags, String> {
+        let mut load = load.clone();
+        let told = load.rate.is_some() || load.arrivals.is_some();
+        if told && self.speed.is_some() {
+            return Err(
+                "--speed is of the arrivals that were recorded; --rate and --arrivals say others"
+                    .into(),
+            );
+        }
+        if !told && (self.speed.is_some() || (!self.log.is_empty() && scenario.phases.is_empty())) {
+            let speed = self.speed.unwrap_or(Speed::Times(1.0));
+            load.arrivals = Some(format!("recorded:{speed}"));
+        }
+        Ok(load)
+    }
+}
+
 /// When requests arrive. Any of these takes the place of a scenario's phases.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Load")]
@@ -95,7 +169,7 @@ pub struct LoadFlags {
     #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
     /// How they arrive: poisson, constant (at --rate), bursts:SIZE/GAP, ramp:FROM..TO, steps:RATE,RATE,…/HOLD (even-ramp, even-steps:
-    /// at equal gaps), trace:FILE or closed:CALLERS[/THINK]
+    /// at equal gaps), trace:FILE, recorded[:SPEED] (as the log has them) or closed:CALLERS[/THINK]
     #[arg(long, value_name = "PATTERN")]
     pub arrivals: Option<String>,
     /// How long they arrive [default: 10s, where --requests does not say it]
@@ -308,6 +382,8 @@ mod tests {
         #[command(flatten)]
         requests: RequestFlags,
         #[command(flatten)]
+        log: LogFlags,
+        #[command(flatten)]
         load: LoadFlags,
     }
 
@@ -317,7 +393,8 @@ mod tests {
         let mut scenario = Scenario::parse("s.yaml", file)?;
         flags.server.over(&mut scenario)?;
         flags.requests.over(&mut scenario)?;
-        flags.load.over(&mut scenario)?;
+        flags.log.over(&flags.requests, &mut scenario)?;
+        flags.log.load(&flags.load, &scenario)?.over(&mut scenario)?;
         Ok(scenario)
     }
 
@@ -364,6 +441,38 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_requests_and_when_they_came() {
+        let args = "--url http://b:2 --model wine --log a --log b/c.parquet --from 2026-01-31";
+        let scenario = laid(args, "{}").unwrap();
+        let source = scenario.mix[0].log.clone().unwrap();
+        assert_eq!(source.paths, [PathBuf::from("a"), "b/c.parquet".into()]);
+        assert_eq!((source.from, source.until), ("2026-01-31".parse().ok(), None));
+        let arrivals = |args: &str, file: &str| {
+            let phases = laid(args, file).unwrap().phases;
+            phases.last().map(|phase| phase.arrivals.clone()).unwrap()
+        };
+        // Nothing is sent twice: there is no warm-up.
+        assert_eq!(scenario.phases.len(), 1);
+        assert_eq!(scenario.phases[0].arrivals, Pattern::Recorded(Speed::Times(1.0)));
+        assert_eq!(
+            arrivals("--model wine --log a --speed max", "{}"),
+            Pattern::Recorded(Speed::Max)
+        );
+        assert_eq!(arrivals("--model wine --log a --rate 5", "{}"), Pattern::Poisson(Rate(5.0)));
+        assert_eq!(arrivals("--model wine --log a", FILE), Pattern::Poisson(Rate(100.0)));
+        assert_eq!(
+            arrivals("--model wine --log a --speed 3", FILE),
+            Pattern::Recorded(Speed::Times(3.0))
+        );
+        let file = "mix: [{model: wine, log: {paths: [p], from: 2026-01-31, version: 2}}]\n\
+            phases: [{arrivals: {recorded: max}}, {arrivals: {recorded: 2.5}}]\n";
+        let scenario = laid("", file).unwrap();
+        assert!(scenario.resolve().is_ok());
+        assert_eq!(scenario.phases[0].arrivals, Pattern::Recorded(Speed::Max));
+        assert_eq!(scenario.phases[1].arrivals, Pattern::Recorded(Speed::Times(2.5)));
+    }
+
+    #[test]
     fn what_does_not_go_together_is_said() {
         for (args, why) in [
             ("--rows 3", "--model"),
@@ -377,6 +486,12 @@ mod tests {
             ("--rate 5 --arrivals closed:3", "--rate goes with poisson and constant"),
             ("--rate 0", "no rate"),
             ("--cert a.pem", "--client-key"),
+            ("--speed 2", "--log"),
+            ("--model m --log a --speed 0", "expected how many times as fast"),
+            ("--model m --log a --rate 5 --speed 2", "--speed is of the arrivals"),
+            ("--model m --log a --rows 3", "cannot be used with"),
+            ("--model m --log a --from soon", "'soon' is no moment"),
+            ("--log no/such/folder", "no/such/folder"),
         ] {
             let error = laid(args, "{}").unwrap_err();
             assert!(error.contains(why), "{args}: {error}");

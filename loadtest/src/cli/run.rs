@@ -10,7 +10,7 @@ use std::{
 use super::{
     Failure,
     draft::Draft,
-    flags::{LoadFlags, RequestFlags, ServerFlags, ShardFlags},
+    flags::{LoadFlags, LogFlags, RequestFlags, ServerFlags, ShardFlags},
     many::{self, ManyFlags},
     output::{self, OutFlags},
     session::{SEED, Session},
@@ -31,7 +31,7 @@ use crate::{
 /// Put load on a server and say whether it holds its objectives
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --duration 30s --slo 'p99<20ms'\n  onnxd loadtest run loadtest/scenarios/sidecar.yaml --html report.html --json report.json\n  onnxd loadtest run --url http://localhost:8000 --model wine --slo 'p99<20ms' --search\n  onnxd loadtest run --url http://localhost:8000 --model wine --slo 'p99<20ms' --knee --html knee.html\n  onnxd loadtest run --url grpc://new:8001 --against grpc://old:8001 --model wine --rate 500 --ratio 'p99<1.05'\n\nExit codes: 0 the objectives hold (or none were stated), 1 it could not be run, 2 wrong usage, 3 an objective is broken or an answer\nwas wrong, 4 too little was measured to say."
+    after_help = "Examples:\n  onnxd loadtest run --url grpc://localhost:8001 --model wine --rate 500 --duration 30s --slo 'p99<20ms'\n  onnxd loadtest run loadtest/scenarios/sidecar.yaml --html report.html --json report.json\n  onnxd loadtest run --url http://localhost:8000 --model wine --slo 'p99<20ms' --search\n  onnxd loadtest run --url http://localhost:8000 --model wine --slo 'p99<20ms' --knee --html knee.html\n  onnxd loadtest run --url grpc://new:8001 --against grpc://old:8001 --model wine --rate 500 --ratio 'p99<1.05'\n  onnxd loadtest run --url grpc://localhost:8001 --log predictions --model wine --from 2h --speed 10\n\nExit codes: 0 the objectives hold (or none were stated), 1 it could not be run, 2 wrong usage, 3 an objective is broken or an answer\nwas wrong, 4 too little was measured to say."
 )]
 pub struct Args {
     /// A scenario, a YAML file; flags are laid over it
@@ -41,6 +41,8 @@ pub struct Args {
     pub server: ServerFlags,
     #[command(flatten)]
     pub requests: RequestFlags,
+    #[command(flatten)]
+    pub log: LogFlags,
     #[command(flatten)]
     pub load: LoadFlags,
     #[command(flatten)]
@@ -72,7 +74,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     args.server.over(&mut scenario).map_err(Failure::usage)?;
     args.requests.over(&mut scenario).map_err(Failure::usage)?;
-    args.load.over(&mut scenario).map_err(Failure::usage)?;
+    args.log.over(&args.requests, &mut scenario)?;
+    let load = args.log.load(&args.load, &scenario).map_err(Failure::usage)?;
+    load.over(&mut scenario).map_err(Failure::usage)?;
     let url = scenario.target.url.clone().ok_or_else(no_server)?;
     args.out.check()?;
     let stop = signals::stop()?;

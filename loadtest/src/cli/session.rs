@@ -11,8 +11,8 @@ use std::{
 use super::progress::Teller;
 use crate::{
     campaign::{Load, Stage},
-    plan::{Phase, Plan, Protocol, Shard, Target, Tls},
-    prepare,
+    plan::{Arrivals, Phase, Plan, Protocol, Recorded, Shard, Target, Tls},
+    prepare::{self, log::Replayed},
     record::Measured,
     run::{self, Control, Progress},
     scenario::{Scenario, Sizes},
@@ -26,6 +26,9 @@ use crate::{
 pub struct Session {
     /// Without phases; each run brings its own.
     plan: Plan,
+    recorded: Arc<[Recorded]>,
+    /// What was found in the logs from which requests come.
+    pub replayed: Vec<Replayed>,
     pub url: String,
     control: Control,
     teller: Teller,
@@ -84,17 +87,29 @@ impl Session {
             shard,
             timeout: scenario.target.timeout.map_or(TIMEOUT, |timeout| timeout.0),
         };
-        Ok(Session {
+        let mut session = Session {
             plan,
+            recorded: mix.recorded,
+            replayed: mix.replayed,
             url: url.to_owned(),
             control: Control { stop },
             teller: Teller::new(quiet),
-        })
+        };
+        for line in session.replayed.iter().flat_map(Replayed::lines) {
+            session.teller.line(&line);
+        }
+        Ok(session)
     }
 
-    /// The plan of a run of these phases.
+    /// The plan of a run of these phases; what arrives as recorded gets what was.
     pub fn plan(&self, phases: &[Phase]) -> Plan {
-        Plan { phases: phases.to_vec(), ..self.plan.clone() }
+        let mut phases = phases.to_vec();
+        for phase in &mut phases {
+            if let Arrivals::Recorded { asked, .. } = &mut phase.arrivals {
+                *asked = self.recorded.clone();
+            }
+        }
+        Plan { phases, ..self.plan.clone() }
     }
 
     /// What of the server is to be looked at during a run.

@@ -6,6 +6,7 @@ use crate::{
     compare::Comparison,
     knee::Curve,
     mlperf,
+    prepare::log::Replayed,
     report::json::Report,
     search::{End, Found},
     slo::{Finding, Outcome, Verdict},
@@ -61,6 +62,9 @@ fn head(report: &Report, out: &mut String) {
             plan.seed
         ),
     );
+    for told in report.replayed.iter().flat_map(Replayed::lines) {
+        line(out, &plain(&told));
+    }
     if report.parts.len() > 1 {
         line(out, &format!("{} generators", report.parts.len()));
     }

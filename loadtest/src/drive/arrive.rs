@@ -4,7 +4,8 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use crate::{
     arrivals::Schedule,
-    plan::{Arrivals, Plan},
+    plan::{Arrivals, Plan, Recorded},
+    units::Speed,
 };
 
 /// A request that is due.
@@ -23,6 +24,8 @@ pub struct Arriving<'a> {
     number: u64,
     every: u64,
     mix: Mix<'a>,
+    /// Of a log: which request has which number.
+    recorded: Option<&'a [Recorded]>,
 }
 
 enum Way {
@@ -48,20 +51,29 @@ impl<'a> Arriving<'a> {
         let seed = mixed(plan.seed ^ mixed(at as u64));
         let (first, every) = (share.0 as u64, share.1 as u64);
         let of = |all: u64| all.saturating_sub(first).div_ceil(every);
+        let closed = |callers: usize, think: Duration, most: u64| Way::Closed {
+            asks: (0..of(callers as u64)).map(|_| Reverse(origin)).collect(),
+            think: nanos(think),
+            end: phase.until.duration.map_or(u64::MAX, |d| origin.saturating_add(nanos(d))),
+            left: of(phase.until.requests.unwrap_or(u64::MAX).min(most)),
+        };
+        let recorded = match &phase.arrivals {
+            Arrivals::Recorded { asked, .. } => Some(&asked[..]),
+            _ => None,
+        };
         let way = match &phase.arrivals {
-            Arrivals::Closed { callers, think } => Way::Closed {
-                asks: (0..of(*callers as u64)).map(|_| Reverse(origin)).collect(),
-                think: nanos(*think),
-                end: phase.until.duration.map_or(u64::MAX, |d| origin.saturating_add(nanos(d))),
-                left: phase.until.requests.map_or(u64::MAX, of),
-            },
+            Arrivals::Closed { callers, think } => closed(*callers, *think, u64::MAX),
+            Arrivals::Recorded { asked, speed: Speed::Max } => {
+                let callers = plan.connections * plan.shard.of;
+                closed(callers, Duration::ZERO, asked.len() as u64)
+            }
             arrivals => {
                 let mut schedule = Schedule::new(arrivals, &phase.until, seed);
                 let next = schedule.nth(share.0);
                 Way::Open { schedule, origin, next }
             }
         };
-        Arriving { way, number: first, every, mix: Mix::new(plan, seed) }
+        Arriving { way, number: first, every, mix: Mix::new(plan, seed), recorded }
     }
 
     /// When the next request is due; `None`: no more is known to come.
@@ -88,7 +100,10 @@ impl<'a> Arriving<'a> {
                 *left -= 1;
             }
         }
-        let request = self.mix.pick(self.number);
+        let request = match self.recorded {
+            Some(asked) => asked.get(usize::try_from(self.number).ok()?)?.request,
+            None => self.mix.pick(self.number),
+        };
         self.number += self.every;
         Some(Shot { due, request })
     }

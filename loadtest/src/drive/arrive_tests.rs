@@ -84,3 +84,53 @@ fn nobody_asks_after_the_end() {
     arriving.ended(150);
     assert_eq!(arriving.take(1000), None);
 }
+
+fn recorded(speed: Speed) -> Arrivals {
+    let asked = [(0, 3), (40, 0), (40, 2), (90, 1), (200, 3)];
+    let asked = asked.into_iter().map(|(at, request)| Recorded { at, request });
+    Arrivals::Recorded { asked: asked.collect(), speed }
+}
+
+/// Each request at its own moment, however many threads share them.
+#[test]
+fn what_was_recorded_comes_as_it_was() {
+    let whole = Until { duration: None, requests: None };
+    for (speed, until, expected) in [
+        (1.0, whole, &[(50, 3), (90, 0), (90, 2), (140, 1), (250, 3)][..]),
+        (10.0, whole, &[(50, 3), (54, 0), (54, 2), (59, 1), (70, 3)]),
+        (1.0, until_end(90), &[(50, 3), (90, 0), (90, 2)]),
+        (1.0, until(2), &[(50, 3), (90, 0)]),
+    ] {
+        let plan = plan(recorded(Speed::Times(speed)), until, &[1.0, 1.0]);
+        for threads in 1..4 {
+            let share = |first| all(Arriving::new(&plan, 0, (first, threads), 50));
+            let mut shots: Vec<_> =
+                (0..threads).flat_map(share).map(|s| (s.due, s.request)).collect();
+            shots.sort_unstable_by_key(|(due, request)| (*due, (*request == 2), *request));
+            assert_eq!(shots, expected, "{speed}, {threads} threads");
+        }
+    }
+}
+
+fn until_end(nanos: u64) -> Until {
+    Until { duration: Some(Duration::from_nanos(nanos)), requests: None }
+}
+
+/// Each once, as fast as they are answered: as many at a time as there are connections.
+#[test]
+fn at_full_speed_each_is_asked_once() {
+    let whole = Until { duration: None, requests: None };
+    let mut plan = plan(recorded(Speed::Max), whole, &[1.0, 1.0]);
+    plan.connections = 2;
+    let mut arriving = Arriving::new(&plan, 0, (0, 1), 100);
+    let taken = |arriving: &mut Arriving<'_>, now| arriving.take(now).map(|s| (s.due, s.request));
+    assert_eq!(taken(&mut arriving, 100), Some((100, 3)));
+    assert_eq!(taken(&mut arriving, 100), Some((100, 0)));
+    assert_eq!(taken(&mut arriving, 100), None);
+    for (now, request) in [(101, 2), (102, 1), (103, 3)] {
+        arriving.ended(now);
+        assert_eq!(taken(&mut arriving, now), Some((now, request)));
+    }
+    arriving.ended(104);
+    assert_eq!(arriving.next(), None);
+}

@@ -33,15 +33,30 @@ pub fn call(target: &Target, method: &str, headers: &[(&str, &str)], message: &[
     Wire::Grpc { headers: block.into(), message: framed.into() }
 }
 
+/// What is said of a request that is one of a log, asked again.
+#[derive(Clone, Copy, Debug)]
+pub struct Again<'a> {
+    /// The id that it had; `None` where the log does not have it as it was.
+    pub id: Option<&'a str>,
+}
+
+/// The parameter that tells onnxd that it was asked this before; the protocol lets other servers look past it.
+const REPLAY: &str = "replay";
+
 /// The request of an entry over these inputs.
 ///
 /// # Errors
 /// In words: a header that is none, values that JSON cannot carry, a request of 2 GiB or more.
-pub fn infer(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, String> {
+pub fn infer(
+    target: &Target,
+    entry: &Entry,
+    inputs: &[Tensor],
+    again: Option<Again<'_>>,
+) -> Result<Wire, String> {
     check_headers(&entry.headers)?;
     match target.protocol {
-        Protocol::Grpc => grpc(target, entry, inputs),
-        Protocol::Json | Protocol::Binary => http(target, entry, inputs),
+        Protocol::Grpc => grpc(target, entry, inputs, again),
+        Protocol::Json | Protocol::Binary => http(target, entry, inputs, again),
     }
 }
 
@@ -64,7 +79,12 @@ pub fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
-fn grpc(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, String> {
+fn grpc(
+    target: &Target,
+    entry: &Entry,
+    inputs: &[Tensor],
+    again: Option<Again<'_>>,
+) -> Result<Wire, String> {
     let tensor = |input: &Tensor| InferTensor {
         name: input.name.clone(),
         datatype: input.datatype.name().to_owned(),
@@ -76,7 +96,12 @@ fn grpc(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, Strin
         let choice = Some(Choice::Uint64(priority));
         parameters.insert("priority".to_owned(), Parameter { choice });
     }
+    if again.is_some() {
+        let choice = Some(Choice::Bool(true));
+        parameters.insert(REPLAY.to_owned(), Parameter { choice });
+    }
     let request = ModelInferRequest {
+        id: again.and_then(|again| again.id).unwrap_or_default().to_owned(),
         model_name: entry.model.clone(),
         model_version: entry.version.clone().unwrap_or_default(),
         parameters,
@@ -108,9 +133,49 @@ fn grpc_timeout(deadline: Span) -> String {
     }
 }
 
-fn http(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, String> {
+fn http(
+    target: &Target,
+    entry: &Entry,
+    inputs: &[Tensor],
+    again: Option<Again<'_>>,
+) -> Result<Wire, String> {
     let binary = target.protocol == Protocol::Binary;
+    let body = body(entry, inputs, again, binary)?;
+    let json = Value::Object(body).to_string();
+    let mut path = format!("/v2/models/{}", encoded(&entry.model));
+    if let Some(version) = &entry.version {
+        path += &format!("/versions/{}", encoded(version));
+    }
+    let mut head = format!("POST {path}/infer HTTP/1.1\r\nhost: {}\r\n", target.authority);
+    let mut length = json.len();
+    if binary {
+        length += inputs.iter().map(|input| input.raw.len()).sum::<usize>();
+        head += &format!("inference-header-content-length: {}\r\n", json.len());
+        head += "content-type: application/octet-stream\r\n";
+    } else {
+        head += "content-type: application/json\r\n";
+    }
+    for (name, value) in &entry.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += &format!("content-length: {length}\r\n\r\n");
+    let mut bytes = [head.as_bytes(), json.as_bytes()].concat();
+    if binary {
+        inputs.iter().for_each(|input| bytes.extend_from_slice(&input.raw));
+    }
+    Ok(Wire::Http(bytes.into()))
+}
+
+/// The JSON of a request; with `binary`, the tensors stand behind it.
+fn body(
+    entry: &Entry,
+    inputs: &[Tensor],
+    again: Option<Again<'_>>,
+    binary: bool,
+) -> Result<Map<String, Value>, String> {
     let mut body = Map::new();
+    let id = again.and_then(|again| again.id);
+    body.extend(id.map(|id| ("id".to_owned(), id.into())));
     let tensors: Result<Vec<Value>, String> = inputs
         .iter()
         .map(|input| {
@@ -135,32 +200,13 @@ fn http(target: &Target, entry: &Entry, inputs: &[Tensor]) -> Result<Wire, Strin
     if binary {
         parameters.insert("binary_data_output".to_owned(), true.into());
     }
+    if again.is_some() {
+        parameters.insert(REPLAY.to_owned(), true.into());
+    }
     if !parameters.is_empty() {
         body.insert("parameters".to_owned(), parameters.into());
     }
-    let json = Value::Object(body).to_string();
-    let mut path = format!("/v2/models/{}", encoded(&entry.model));
-    if let Some(version) = &entry.version {
-        path += &format!("/versions/{}", encoded(version));
-    }
-    let mut head = format!("POST {path}/infer HTTP/1.1\r\nhost: {}\r\n", target.authority);
-    let mut length = json.len();
-    if binary {
-        length += inputs.iter().map(|input| input.raw.len()).sum::<usize>();
-        head += &format!("inference-header-content-length: {}\r\n", json.len());
-        head += "content-type: application/octet-stream\r\n";
-    } else {
-        head += "content-type: application/json\r\n";
-    }
-    for (name, value) in &entry.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    head += &format!("content-length: {length}\r\n\r\n");
-    let mut bytes = [head.as_bytes(), json.as_bytes()].concat();
-    if binary {
-        inputs.iter().for_each(|input| bytes.extend_from_slice(&input.raw));
-    }
-    Ok(Wire::Http(bytes.into()))
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn parts(wire: &Wire) -> (String, Vec<u8>) {
 
 #[test]
 fn json_has_its_tensors_inside() {
-    let (head, body) = parts(&infer(&target(Protocol::Json), &entry(), &tensors()).unwrap());
+    let (head, body) = parts(&infer(&target(Protocol::Json), &entry(), &tensors(), None).unwrap());
     assert!(head.starts_with("POST /v2/models/a%20b/versions/3/infer HTTP/1.1\r\nhost: h:1\r\n"));
     assert!(
         head.contains("X-Key: k\r\n") && head.contains(&format!("content-length: {}", body.len()))
@@ -62,7 +62,8 @@ fn json_has_its_tensors_inside() {
 
 #[test]
 fn binary_has_them_behind() {
-    let (head, body) = parts(&infer(&target(Protocol::Binary), &entry(), &tensors()).unwrap());
+    let (head, body) =
+        parts(&infer(&target(Protocol::Binary), &entry(), &tensors(), None).unwrap());
     let line = head.lines().find_map(|l| l.strip_prefix("inference-header-content-length: "));
     let (json, raw) = body.split_at(line.unwrap().parse().unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();
@@ -75,7 +76,8 @@ fn binary_has_them_behind() {
 fn calls_are_messages_behind_their_lengths() {
     let mut secure = target(Protocol::Grpc);
     secure.tls = Some(Tls::default());
-    let Wire::Grpc { headers, message } = infer(&secure, &entry(), &tensors()).unwrap() else {
+    let Wire::Grpc { headers, message } = infer(&secure, &entry(), &tensors(), None).unwrap()
+    else {
         panic!("not gRPC")
     };
     assert_eq!(message[..5], [&[0][..], &(message.len() as u32 - 5).to_be_bytes()].concat());
@@ -102,7 +104,26 @@ fn what_would_break_the_head_is_refused() {
     for (name, value) in [("a b", "x"), ("", "x"), ("a", "x\r\ny: z"), ("a:", "x")] {
         let mut entry = Entry::of("m");
         entry.headers.insert(name.to_owned(), value.to_owned());
-        let error = infer(&target(Protocol::Json), &entry, &[]).unwrap_err();
+        let error = infer(&target(Protocol::Json), &entry, &[], None).unwrap_err();
         assert!(error.ends_with("is no header"), "{error}");
     }
+}
+
+/// The protocol's own id, and the parameter that onnxd looks for.
+#[test]
+fn what_is_asked_again_says_so_in_every_form() {
+    let again = Some(Again { id: Some("a 1") });
+    for protocol in [Protocol::Json, Protocol::Binary] {
+        let wire = infer(&target(protocol), &Entry::of("m"), &tensors(), again).unwrap();
+        let (head, body) = parts(&wire);
+        let length = head.lines().find_map(|l| l.strip_prefix("inference-header-content-length: "));
+        let length = length.map_or(body.len(), |length| length.parse().unwrap());
+        let body: Value = serde_json::from_slice(&body[..length]).unwrap();
+        assert_eq!((&body["id"], &body["parameters"]["replay"]), (&json!("a 1"), &json!(true)));
+    }
+    let wire = infer(&target(Protocol::Grpc), &Entry::of("m"), &tensors(), again).unwrap();
+    let Wire::Grpc { message, .. } = wire else { panic!("not gRPC") };
+    let request = ModelInferRequest::decode(&message[5..]).unwrap();
+    assert_eq!(request.id, "a 1");
+    assert_eq!(request.parameters[REPLAY].choice, Some(Choice::Bool(true)));
 }

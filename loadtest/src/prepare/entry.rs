@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::units::Span;
+use crate::{moment::Moment, units::Span};
 
 /// One kind of request among those of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Entry {
     /// Requests from a file: `.jsonl`, `.npy`, `.npz` or `.parquet`. Without one they are generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<PathBuf>,
+    /// Requests from a prediction log of onnxd, each with the inputs that it had. Without one they are generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogSource>,
     /// Recorded answers that the server's are held against.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<PathBuf>,
@@ -50,6 +53,26 @@ pub struct Entry {
     /// What the server is told of how long the caller waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
+}
+
+/// Which rows of which log. What `onnxd loadtest` takes is the files: rows that are still in the write-ahead log are not among them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSource {
+    /// The log's folder, a folder in it, or its files.
+    pub paths: Vec<PathBuf>,
+    /// Whose rows. Default: those of the model that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Rows that this version answered. Default: every version's.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "version")]
+    pub version: Option<String>,
+    /// Received then or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Moment>,
+    /// Received before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Moment>,
 }
 
 fn one() -> f64 {
@@ -80,6 +103,7 @@ impl Entry {
             shapes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             input: None,
+            log: None,
             golden: None,
             tolerance: tolerance(),
             distinct: distinct(),

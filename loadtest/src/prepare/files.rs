@@ -173,7 +173,7 @@ fn part(array: &Tensor, from: u64, rows: u64) -> Result<Tensor, String> {
 }
 
 /// Whether a request is one that the model takes.
-fn fits(request: &[Tensor], model: &ModelMetadata) -> Result<(), String> {
+pub(super) fn fits(request: &[Tensor], model: &ModelMetadata) -> Result<(), String> {
     for tensor in request {
         let input = of(&tensor.name, model)?;
         let name = &tensor.name;

@@ -6,6 +6,7 @@ pub mod entry;
 pub mod files;
 pub mod golden;
 pub mod json;
+pub mod log;
 pub mod npy;
 pub mod parquet;
 pub mod tensor;
@@ -13,12 +14,13 @@ pub mod values;
 
 use std::sync::Arc;
 
-use entry::Entry;
+use entry::{Entry, LogSource};
+use log::Replayed;
 use tensor::Tensor;
 
 use crate::{
     metadata::{self, ModelMetadata},
-    plan::{Check, Prepared, Target, Variant},
+    plan::{Check, Prepared, Recorded, Target, Variant},
 };
 
 /// What a mix comes to.
@@ -28,6 +30,10 @@ pub struct Mix {
     pub requests: Vec<Prepared>,
     /// What the server says of each variant's model, in their order.
     pub models: Vec<ModelMetadata>,
+    /// What logs have recorded, by time.
+    pub recorded: Arc<[Recorded]>,
+    /// What was found in those logs.
+    pub replayed: Vec<Replayed>,
 }
 
 /// Makes the requests of a mix. Asks the server for each model's metadata first.
@@ -35,42 +41,108 @@ pub struct Mix {
 /// # Errors
 /// In words, with the entry: the server cannot be reached or has no such model; shapes, files or recorded answers do not fit.
 pub fn prepare(target: &Target, entries: &[Entry], seed: u64) -> Result<Mix, String> {
-    let mut mix = Mix { variants: Vec::new(), requests: Vec::new(), models: Vec::new() };
     if entries.is_empty() {
         return Err("nothing is asked for: name a model".to_owned());
     }
+    let mut making = Making::default();
     for (at, entry) in entries.iter().enumerate() {
         let model =
             metadata::fetch(target, &entry.model, entry.version.as_deref(), &entry.headers)?;
         let name = name(entry, entries, at);
-        let wrong = |why: String| format!("{name}: {why}");
-        let requests = inputs(entry, &model, seed ^ at as u64).map_err(wrong)?;
+        let first = making.requests.len();
+        let rows = match &entry.log {
+            Some(source) => making.from_log(target, entry, &model, (source, &name)),
+            None => making.from_entry(target, entry, &model, seed ^ at as u64),
+        };
+        let rows = rows.map_err(|why| format!("{name}: {why}"))?;
+        making.variants.push(Variant {
+            name,
+            model: entry.model.clone(),
+            version: entry.version.clone(),
+            weight: entry.weight,
+            rows,
+            requests: (first..making.requests.len()).collect(),
+        });
+        making.models.push(model);
+    }
+    Ok(making.done())
+}
+
+/// A mix in the making.
+#[derive(Default)]
+struct Making {
+    variants: Vec<Variant>,
+    requests: Vec<Prepared>,
+    models: Vec<ModelMetadata>,
+    /// When requests of logs were received, microseconds since 1970, and their indices.
+    received: Vec<(i64, usize)>,
+    replayed: Vec<Replayed>,
+}
+
+impl Making {
+    /// The requests of an entry that says what they are; gives how many instances each has.
+    fn from_entry(
+        &mut self,
+        target: &Target,
+        entry: &Entry,
+        model: &ModelMetadata,
+        seed: u64,
+    ) -> Result<u64, String> {
+        let requests = inputs(entry, model, seed)?;
         let golden = match &entry.golden {
             None => Vec::new(),
-            Some(file) => golden::read(file, &model, requests.len()).map_err(wrong)?,
+            Some(file) => golden::read(file, model, requests.len())?,
         };
-        let first = mix.requests.len();
-        let rows = requests.first().map_or(1, |tensors| rows(tensors, entry));
         for (at, tensors) in requests.iter().enumerate() {
             let expected = golden.get(at).map(|outputs| {
                 let (outputs, protocol) = (outputs.clone(), target.protocol);
                 Arc::new(golden::Expected { outputs, protocol, tolerance: entry.tolerance })
                     as Arc<dyn Check>
             });
-            let wire = encode::infer(target, entry, tensors).map_err(wrong)?;
-            mix.requests.push(Prepared { variant: mix.variants.len(), wire, expected });
+            let wire = encode::infer(target, entry, tensors, None)?;
+            self.requests.push(Prepared { variant: self.variants.len(), wire, expected });
         }
-        mix.variants.push(Variant {
-            name,
-            model: entry.model.clone(),
-            version: entry.version.clone(),
-            weight: entry.weight,
-            rows,
-            requests: (first..mix.requests.len()).collect(),
-        });
-        mix.models.push(model);
+        Ok(requests.first().map_or(1, |tensors| rows(tensors, entry)))
     }
-    Ok(mix)
+
+    /// The requests of an entry that takes them from a log; gives how many instances they have on average.
+    fn from_log(
+        &mut self,
+        target: &Target,
+        entry: &Entry,
+        model: &ModelMetadata,
+        (source, name): (&LogSource, &str),
+    ) -> Result<u64, String> {
+        check(entry, model)?;
+        let encode = |tensors: &[Tensor], id: Option<&str>| {
+            encode::infer(target, entry, tensors, Some(encode::Again { id }))
+        };
+        let (asked, told) = log::read(source, entry, model, &encode)?;
+        let mean = (told.instances as f64 / told.requests as f64).round() as u64;
+        for log::Asked { ts, wire, .. } in asked {
+            self.received.push((ts, self.requests.len()));
+            self.requests.push(Prepared { variant: self.variants.len(), wire, expected: None });
+        }
+        self.replayed.push(Replayed { name: name.to_owned(), ..told });
+        Ok(mean.max(1))
+    }
+
+    fn done(mut self) -> Mix {
+        // Requests of one moment stay in their entry's order.
+        self.received.sort_by_key(|(ts, _)| *ts);
+        let first = self.received.first().map_or(0, |(ts, _)| *ts);
+        let recorded = |(ts, request): &(i64, usize)| Recorded {
+            at: ts.abs_diff(first).saturating_mul(1000),
+            request: *request,
+        };
+        Mix {
+            variants: self.variants,
+            requests: self.requests,
+            models: self.models,
+            recorded: self.received.iter().map(recorded).collect(),
+            replayed: self.replayed,
+        }
+    }
 }
 
 /// What an entry's figures stand under.

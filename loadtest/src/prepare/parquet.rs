@@ -29,7 +29,7 @@ use crate::metadata::{ModelMetadata, TensorMetadata};
 /// Rows that are unpacked at once: little enough that a column of images fits into memory.
 const CHUNK: usize = 32;
 /// Bytes of all requests.
-const LARGEST: usize = 4 << 30;
+pub(super) const LARGEST: usize = 4 << 30;
 
 /// The requests of a file. Where the model can batch, a request takes `rows` of its rows, in turn; otherwise each row is one.
 ///
@@ -72,7 +72,7 @@ fn all(opened: File, entry: &Entry, model: &ModelMetadata) -> Result<Vec<Vec<Ten
 }
 
 /// Whether every column lies within the file.
-fn whole(metadata: &ParquetMetaData, length: u64) -> bool {
+pub(super) fn whole(metadata: &ParquetMetaData, length: u64) -> bool {
     let mut chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
     let rows = metadata.row_groups().iter().map(|group| group.num_rows());
     let inside = |chunk: &ColumnChunkMetaData| {

@@ -8,6 +8,7 @@ use super::{
     svg::{escaped, number, time},
 };
 use crate::{
+    prepare::log::Replayed,
     slo::{Finding, Outcome},
     summary::Figures,
 };
@@ -76,6 +77,9 @@ fn about(report: &Report, out: &mut String) {
     );
     if let Some(part) = report.parts.first() {
         let _ = write!(out, "<p><code>{}</code></p>", escaped(&part.command.join(" ")));
+    }
+    for told in report.replayed.iter().flat_map(Replayed::lines) {
+        let _ = write!(out, "<p>{}</p>", escaped(told.trim()));
     }
 }
 

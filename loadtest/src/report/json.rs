@@ -12,7 +12,7 @@ use crate::{
     mlperf,
     pattern::Pattern,
     plan::{Protocol, Shard},
-    prepare::entry::Entry,
+    prepare::{entry::Entry, log::Replayed},
     record::{Cell, Measured},
     search::Found,
     slo::{Slo, Verdict},
@@ -34,6 +34,9 @@ pub struct Report {
     pub plan: Plan,
     /// Of `plan`, without what may differ between generators of one load: results merge where these are equal.
     pub digest: String,
+    /// What was found in the logs that requests come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replayed: Vec<Replayed>,
     /// The generators that put the load on together: one, or those of the reports that were merged, by shard.
     pub parts: Vec<Part>,
     /// What the figures stand under.
