@@ -6,7 +6,7 @@ table for each part.
 
 cost  tabular_mlp with the log off, best_effort and durable: servers loaded in turn, beside a second one without a log for the noise
 hang  a file system that is frozen for a minute at full load (a loop device and fsfreeze: needs root)
-rows  a log of so many rows and its labels, made by benches/predlog.rs, and what reads it: log stat, dataset build
+rows  a log of so many rows and its labels, made by benches/predlog.rs, and what reads it: log stat, log sql, dataset build
 
 Needs the binaries (`cargo build --release --workspace`) and a runtime that onnxd finds by itself, or --onnxruntime-lib; cost and hang make
 their model with the Python of the tests (scripts/setup-tests.sh), rows needs cargo.
@@ -256,6 +256,13 @@ def measured(options, *command):
     return time.monotonic() - began, usage.ru_maxrss / 1024, (said.strip().splitlines() or [""])[-1]
 
 
+JOINED = """
+select date_trunc('day', ts) as day, count(*) as n, count(label) as labelled,
+  avg(case when label is null then null when label = pred_label then 1.0 else 0.0 end) as agreed, avg(pred_score) as score
+from labelled group by 1 order by 1
+"""
+
+
 def rows(options, folder):
     """Many rows, read back: seconds and the highest resident size of each command."""
     log = folder / "log"
@@ -272,12 +279,14 @@ def rows(options, folder):
     for limit, command in [
         ("-", ["log", "stat"]),
         ("-", ["log", "stat", "--columns"]),
+        (512, ["log", "sql", JOINED]),
+        (256, ["log", "sql", JOINED]),
         (512, ["dataset", "build", "--model", "bench", *whole, folder / "set"]),
         (256, ["dataset", "build", "--model", "bench", *whole, folder / "small"]),
     ]:
         flags = ["--memory-limit", f"{limit}MiB"] if limit != "-" else []
         seconds, resident, _ = measured(options, *command, "--dir", log, *flags)
-        name = " ".join(word for word in map(str, command) if "/" not in word and word != "--out")
+        name = "log sql, joined with labels" if "sql" in command else " ".join(word for word in map(str, command) if "/" not in word and word != "--out")
         print(f"| {name} | {limit} | {seconds:.1f} | {resident:.0f} |", flush=True)
     sets = [json.loads((folder / name / "manifest.json").read_text()) for name in ("set", "small")]
     parts = ", ".join(f"{file['rows']} {file['slice']}" for file in sets[0]["files"])

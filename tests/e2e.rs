@@ -64,6 +64,8 @@ mod secure;
 mod side_by_side;
 #[path = "e2e/slow.rs"]
 mod slow;
+#[path = "e2e/sql.rs"]
+mod sql;
 #[path = "e2e/start.rs"]
 mod start;
 #[path = "e2e/store.rs"]

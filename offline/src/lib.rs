@@ -5,3 +5,4 @@ pub mod coverage;
 pub mod dataset;
 pub mod erase;
 pub mod replay;
+pub mod sql;

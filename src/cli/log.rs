@@ -75,6 +75,12 @@ enum Command {
         after_help = "`onnxd log erase --help` is onnxd-offline's own.\n\nExamples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run"
     )]
     Erase(sibling::Args),
+    /// Ask rows and their labels in SQL (onnxd-offline)
+    #[command(
+        disable_help_flag = true,
+        after_help = "`onnxd log sql --help` is onnxd-offline's own.\n\nExamples:\n  onnxd log sql \"select pred_label, count(*) from log group by 1\""
+    )]
+    Sql(sibling::Args),
 }
 
 /// Where the log is.
@@ -179,5 +185,6 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Verify(args) => verify::run(args),
         Command::Compact(args) => keep::compact(args),
         Command::Erase(args) => sibling::run("onnxd-offline", &["log", "erase"], args),
+        Command::Sql(args) => sibling::run("onnxd-offline", &["log", "sql"], args),
     }
 }

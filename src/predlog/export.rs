@@ -195,8 +195,7 @@ impl Export<'_> {
         let (schema, footer) = self.schema()?;
         let bad = |why: String| ReadError(why);
         let mut sink =
-            Sink::new(Watched { out, gone: false }, self.form, &schema, footer.as_deref())
-                .map_err(bad)?;
+            Sink::new(Watched::new(out), self.form, &schema, footer.as_deref()).map_err(bad)?;
         let mut left = self.limit;
         for (n, file) in self.files.iter().enumerate() {
             for batch in rows(file, self.filter, self.columns)? {
@@ -268,6 +267,17 @@ pub struct Watched<W> {
     gone: bool,
 }
 
+impl<W> Watched<W> {
+    pub fn new(out: W) -> Watched<W> {
+        Watched { out, gone: false }
+    }
+
+    /// Whether the reader has gone.
+    pub fn gone(&self) -> bool {
+        self.gone
+    }
+}
+
 impl<W: Write> Write for Watched<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.out.write(bytes) {
@@ -280,12 +290,18 @@ impl<W: Write> Write for Watched<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.gone { Ok(()) } else { self.out.flush() }
+        match self.out.flush() {
+            // What is buffered finds out only now.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.gone = true,
+            flushed => flushed?,
+        }
+        Ok(())
     }
 }
 
 impl<W: Write + Send> Sink<Watched<W>> {
-    fn reader_gone(&self) -> bool {
+    /// Whether nobody reads what is written.
+    pub fn reader_gone(&self) -> bool {
         match self {
             Sink::Csv(writer) => writer.get_ref().gone,
             Sink::JsonLines(out) => out.gone,

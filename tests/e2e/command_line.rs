@@ -147,7 +147,7 @@ fn completions_complete() {
 }
 
 /// What follows `onnxd` in the name of a page.
-const PAGES: [&str; 35] = [
+const PAGES: [&str; 36] = [
     "-check",
     "-completions",
     "-dataset",
@@ -161,6 +161,7 @@ const PAGES: [&str; 35] = [
     "-log-erase",
     "-log-explain",
     "-log-ls",
+    "-log-sql",
     "-log-stat",
     "-log-tail",
     "-log-verify",

@@ -6,7 +6,6 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Subcommand;
 use onnxd::{
     cli::{
         Failure,
@@ -25,24 +24,8 @@ use serde_json::{Value, json};
 use super::{Place, now_us, progress::Progress, unread, usage};
 use crate::erase::{Evidence, Request, Rewritten, erase};
 
-/// Read and keep the prediction log
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand, Debug)]
-enum Command {
-    /// Write rows and labels about a subject out of every file, and keep the evidence
-    #[command(
-        after_help = "Examples:\n  onnxd log erase --subject 4711 --key-file log.key --dry-run\n  onnxd log erase --subject 4711 --key-file log.key --datasets sets/march\n  onnxd log erase --again\n\nThe subject goes into a ledger: rows of it that come later, and those that a running server has\nwritten ahead, are left out when files are made of them. --again erases everybody in it once more.\nCopies elsewhere (backups, buckets with versions) are not reached."
-    )]
-    Erase(Erase),
-}
-
-#[derive(clap::Args, Debug)]
-struct Erase {
     /// Whom: what the model's log calls subject
     #[arg(long, value_name = "SUBJECT", requires = "key_file", conflicts_with = "again")]
     subject: Option<String>,
@@ -74,7 +57,6 @@ struct Erase {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let Command::Erase(args) = &args.command;
     let log = log(&args.place.dir)?;
     let subject_keys = subject_keys(args, &log)?;
     let files = log.files(&Filter::default()).map_err(unread)?.len();
@@ -150,7 +132,7 @@ fn show(evidence: &Evidence) {
     }
 }
 
-fn subject_keys(args: &Erase, log: &Log) -> Result<BTreeSet<String>, Failure> {
+fn subject_keys(args: &Args, log: &Log) -> Result<BTreeSet<String>, Failure> {
     if args.again {
         let ledger = Ledger::read(&log.root).map_err(unread)?;
         return Ok(ledger.keys().cloned().collect());

@@ -221,7 +221,7 @@ fn show(args: &Coverage) -> Result<ExitCode, Failure> {
 }
 
 /// To four digits, as people and diffs read it.
-fn share(part: u64, whole: u64) -> f64 {
+pub fn share(part: u64, whole: u64) -> f64 {
     (part as f64 / whole.max(1) as f64 * 1e4).round() / 1e4
 }
 

@@ -3,8 +3,10 @@
 pub mod dataset;
 pub mod erase;
 pub mod labels;
+pub mod log;
 pub mod progress;
 pub mod replay;
+pub mod sql;
 
 use std::{
     ffi::OsString,
@@ -41,7 +43,7 @@ enum Command {
     Labels(labels::Args),
     Dataset(dataset::Args),
     Replay(Box<replay::Args>),
-    Log(erase::Args),
+    Log(log::Args),
 }
 
 /// Where the log is.
@@ -75,7 +77,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Labels(args) => labels::run(&args),
         Command::Dataset(args) => dataset::run(&args),
         Command::Replay(args) => replay::run(&args),
-        Command::Log(args) => erase::run(&args),
+        Command::Log(args) => log::run(&args),
     };
     match ended {
         Ok(code) => code,

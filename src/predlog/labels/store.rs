@@ -151,7 +151,8 @@ pub fn identity(labels: &[&Label]) -> String {
     hex::encode(&hasher.finalize()[..16])
 }
 
-fn schema() -> SchemaRef {
+/// The columns of every file of labels.
+pub fn schema() -> SchemaRef {
     let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
         Field::new("label_key", DataType::Utf8, false),
