@@ -28,5 +28,6 @@ pub mod objects;
 
 pub mod telemetry;
 
+pub mod priority;
 pub mod shutdown;
 pub mod types;

@@ -23,7 +23,6 @@ use super::{
     loader::{Backends, Loader, Outcome},
     measured::Measurements,
     options::Options,
-    priority,
     remote::Syncer,
     store::Repository,
     sweeper::Sweeper,
@@ -33,6 +32,7 @@ use super::{
 use crate::{
     batcher::{device::Devices, pool::Pool},
     predlog::store::Logs,
+    priority,
 };
 
 /// The protobuf of a model nests, and so do the graphs that runtimes build of it.

@@ -26,7 +26,6 @@ pub mod options;
 mod padded;
 pub mod pbtxt;
 mod print;
-pub mod priority;
 pub mod remote;
 mod remote_fetch;
 mod remote_list;

@@ -21,7 +21,8 @@ use super::{
 use crate::{
     batcher::assemble::Scratch,
     predlog::capture::{Ending, Entry},
-    repository::{priority, table::Version},
+    priority,
+    repository::table::Version,
     telemetry::{
         clock::now,
         shadow::{Copied, ShadowCounts},
