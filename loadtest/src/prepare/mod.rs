@@ -51,8 +51,8 @@ pub fn prepare(target: &Target, entries: &[Entry], seed: u64) -> Result<Mix, Str
         let name = name(entry, entries, at);
         let first = making.requests.len();
         let rows = match &entry.log {
-            Some(source) => making.from_log(target, entry, &model, (source, &name)),
-            None => making.from_entry(target, entry, &model, seed ^ at as u64),
+            Some(source) => making.add_logged(target, entry, &model, (source, &name)),
+            None => making.add_made(target, entry, &model, seed ^ at as u64),
         };
         let rows = rows.map_err(|why| format!("{name}: {why}"))?;
         making.variants.push(Variant {
@@ -81,7 +81,7 @@ struct Making {
 
 impl Making {
     /// The requests of an entry that says what they are; gives how many instances each has.
-    fn from_entry(
+    fn add_made(
         &mut self,
         target: &Target,
         entry: &Entry,
@@ -106,7 +106,7 @@ impl Making {
     }
 
     /// The requests of an entry that takes them from a log; gives how many instances they have on average.
-    fn from_log(
+    fn add_logged(
         &mut self,
         target: &Target,
         entry: &Entry,
