@@ -268,7 +268,7 @@ def rows(options, folder):
     log = folder / "log"
     environment = {**os.environ, "PREDLOG_ROWS": str(options.rows), "PREDLOG_DIR": str(log)}
     began = time.monotonic()
-    made = subprocess.run(["cargo", "bench", "-q", "--bench", "predlog"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    made = subprocess.run(["cargo", "bench", "-q", "--workspace", "--bench", "predlog"], cwd=ROOT, env=environment, capture_output=True, text=True)
     if made.returncode:
         raise SystemExit(made.stderr)
     files = list(log.glob("log/v1/**/*.parquet"))
