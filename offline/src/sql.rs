@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often a query is begun anew because files were put together or removed meanwhile.
 const TRIES: usize = 3;
 /// With so much memory for it, a query works on batches of as many rows as DataFusion likes best, and with less on smaller ones.
-const ROOMY: usize = 256 << 20;
+const ROOMY: usize = 512 << 20;
 const BATCH_ROWS: usize = 8192;
 const LEAST_ROWS: usize = 128;
 /// So much memory at least for what works at the same time.

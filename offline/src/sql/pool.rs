@@ -1,4 +1,4 @@
-//! A query's memory: three quarters of it at most for what can wait on the disk, in equal parts, so that what cannot always finds some.
+//! A query's memory: half of it at most for what can wait on the disk, in equal parts, so that what cannot always finds some.
 
 use std::{
     fmt,
@@ -48,7 +48,7 @@ impl fmt::Display for Pool {
 
 impl MemoryPool for Pool {
     fn name(&self) -> &str {
-        "quarters"
+        "halves"
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
@@ -85,7 +85,7 @@ impl MemoryPool for Pool {
         let (wanted, there) = match consumer.can_spill() {
             true => (
                 reservation.size().saturating_add(additional),
-                free.min(self.bytes / 4 * 3) / held.spillers.max(1),
+                free.min(self.bytes / 2) / held.spillers.max(1),
             ),
             false => (additional, free.saturating_sub(held.spillable)),
         };
@@ -118,22 +118,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_spill_finds_a_quarter_of_it() {
+    fn what_cannot_spill_finds_half_of_it() {
         let pool: Arc<dyn MemoryPool> = Arc::new(Pool::new(1000));
         let spills = |name: &str| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
         let (one, other) = (spills("a"), spills("b"));
-        one.try_grow(375).expect("its part");
+        one.try_grow(250).expect("its part");
         let full = one.try_grow(1).expect_err("no more than its part");
         assert!(
-            full.to_string().contains("a wants 1 bytes beside the 375 that it has, of 1000"),
+            full.to_string().contains("a wants 1 bytes beside the 250 that it has, of 1000"),
             "{full}"
         );
-        other.try_grow(375).expect("its part");
+        other.try_grow(250).expect("its part");
         let merge = MemoryConsumer::new("merge").register(&pool);
-        merge.try_grow(250).expect("a quarter");
+        merge.try_grow(500).expect("half");
         merge.try_grow(1).expect_err("it is full");
         drop(one);
-        merge.try_grow(375).expect("what has gone is free");
+        merge.try_grow(250).expect("what has gone is free");
         assert_eq!(pool.reserved(), 1000);
         drop((merge, other));
         assert_eq!(pool.reserved(), 0);
