@@ -11,7 +11,7 @@ pub struct Door {
     marks: Box<[AtomicU64]>,
 }
 
-/// Marks for a store of so many bytes: as many as it may hold answers, within 8 KiB and 8 MiB of marks.
+/// How many marks there are at least and at most: 8 KiB and 8 MiB of them.
 const FEWEST: u64 = 1 << 10;
 const MOST: u64 = 1 << 20;
 
