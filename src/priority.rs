@@ -1,4 +1,4 @@
-//! Threads that load models, run shadows or write the prediction log make way for those that serve.
+//! Threads that load models or run shadows make way for those that serve.
 
 /// How far, as `nice` counts, a thread steps back whose work somebody waits for.
 #[cfg(target_os = "linux")]
@@ -24,13 +24,6 @@ pub fn step_aside() {
     told(!set(UNHURRIED, SLICE_NS));
 }
 
-/// Of the calling thread.
-#[cfg(target_os = "linux")]
-fn nice() -> i32 {
-    // SAFETY: both calls take and give plain numbers.
-    unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) }
-}
-
 /// `sched_setattr` of the calling thread, among those that share the processors by weight. The slice is heeded from Linux 6.12 on.
 #[cfg(target_os = "linux")]
 fn set(nice: i32, slice_ns: u64) -> bool {
@@ -52,13 +45,6 @@ fn set(nice: i32, slice_ns: u64) -> bool {
     let attributes = Attributes { size, policy, nice, runtime, ..Attributes::default() };
     // SAFETY: 0 is the calling thread; the attributes outlive the call; a failure leaves the thread as it is.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) == 0 }
-}
-
-/// Keeps its priority, and gives its processor away more often: for a thread that has to keep pace with those that serve, and is in their
-/// way for no longer than a slice.
-pub fn take_short_turns() {
-    #[cfg(target_os = "linux")]
-    told(!set(nice(), SLICE_NS));
 }
 
 /// Leaves the processors to everybody else, for good: the calling thread gets what they leave, and is pushed aside at once
@@ -85,10 +71,11 @@ mod tests {
 
     #[test]
     fn only_the_calling_thread_steps_back() {
+        // SAFETY: both calls take and give plain numbers.
+        let nice =
+            || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
         let before = nice();
-        for (step, expected) in
-            [(step_back as fn(), WAITED_FOR), (step_aside, UNHURRIED), (take_short_turns, before)]
-        {
+        for (step, expected) in [(step_back as fn(), WAITED_FOR), (step_aside, UNHURRIED)] {
             let inside = std::thread::spawn(move || {
                 step();
                 nice()

@@ -108,7 +108,7 @@ impl Place {
 
 /// Which partitions.
 #[derive(clap::Args, Debug)]
-struct Range {
+pub struct Range {
     /// Of this model
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -134,7 +134,9 @@ struct Rows {
 }
 
 impl Range {
-    fn filter(&self) -> Result<Filter, Failure> {
+    /// # Errors
+    /// A time that is none.
+    pub fn filter(&self) -> Result<Filter, Failure> {
         let now = now_us();
         let moment = |flag: &str, text: &Option<String>| match text {
             None => Ok(None),

@@ -1,8 +1,14 @@
 //! How commands write: text for people, JSON for machines, complaints to standard error.
 
-use std::io::{self, Write};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
+
+use super::Failure;
 
 /// `--output`.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +26,26 @@ pub fn say(text: &str) {
 /// Writes one line to standard error.
 pub fn complain(message: &str) {
     let _ = writeln!(io::stderr().lock(), "onnxd: {message}");
+}
+
+/// Writes a file, under another name until it is whole, so that nobody takes half of one for it.
+///
+/// # Errors
+/// Of `write`, or with the path: it cannot be made. Nothing is left then.
+pub fn to_file<T>(
+    path: &Path,
+    write: impl FnOnce(File) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let told = |error: io::Error| Failure::failed(format!("{}: {error}", path.display()));
+    let mut new = path.as_os_str().to_owned();
+    new.push(".part");
+    let new = PathBuf::from(new);
+    let written = write(File::create(&new).map_err(told)?);
+    match &written {
+        Ok(_) => fs::rename(&new, path).map_err(told)?,
+        Err(_) => drop(fs::remove_file(&new)),
+    }
+    written
 }
 
 /// Writes `value` as asked for.

@@ -34,7 +34,6 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    priority,
     telemetry::{
         predictions::{
             Cause, CompactionReading, ModelReading, Reading, UploadFailure, UploadReading,
@@ -225,18 +224,10 @@ impl Logs {
         let (tell, news) = bounded(1);
         let rotator = Rotator::new(logs.shared.clone(), segments, tell);
         let failed = |error| format!("a thread of the prediction log does not start: {error}");
-        let write = || {
-            priority::take_short_turns();
-            writer.run();
-        };
-        let write = thread::Builder::new().name("onnxd-predlog".into()).spawn(write);
+        let write = thread::Builder::new().name("onnxd-predlog".into()).spawn(|| writer.run());
         let write = write.map_err(failed)?;
         let _ = logs.shared.writer.set(write.thread().clone());
-        let rotate = || {
-            priority::take_short_turns();
-            rotator.run();
-        };
-        let rotate = thread::Builder::new().name("onnxd-rotate".into()).spawn(rotate);
+        let rotate = thread::Builder::new().name("onnxd-rotate".into()).spawn(|| rotator.run());
         logs.threads.lock().extend([write, rotate.map_err(failed)?]);
         if !options.labels_folder.as_os_str().is_empty() {
             let folder = Folder::new(logs.shared.clone());

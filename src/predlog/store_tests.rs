@@ -141,8 +141,13 @@ fn rows_become_files_that_say_what_they_hold() {
             .parent()
             .is_some_and(|wal| { fs::read_dir(wal).is_ok_and(|mut left| left.next().is_some()) })
     );
-    let manifest = fs::read_dir(layout::manifests(&pipe.options.dir)).expect("manifests").next();
-    let manifest = fs::read(manifest.expect("one").expect("readable").path()).expect("read");
+    // Beside it lies the list of the files.
+    let mut manifests = fs::read_dir(layout::manifests(&pipe.options.dir)).expect("manifests");
+    let manifest = manifests.find_map(|entry| {
+        let path = entry.expect("readable").path();
+        path.extension().is_some_and(|ending| ending == "json").then_some(path)
+    });
+    let manifest = fs::read(manifest.expect("one")).expect("read");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
     assert_eq!(manifest["models"]["m"]["received"], 1000);
     assert_eq!(

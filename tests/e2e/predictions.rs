@@ -320,8 +320,13 @@ fn received_is_written_and_dropped_and_in_flight_on_every_page() {
         clients.stop.store(true, Ordering::Relaxed);
     });
     server.stop();
-    let manifest = fs::read_dir(log_of(&home).join("_manifest")).expect("manifests").next();
-    let manifest = fs::read(manifest.expect("one").expect("readable").path()).expect("read");
+    // Beside it lies the list of the files.
+    let mut manifests = fs::read_dir(log_of(&home).join("_manifest")).expect("manifests");
+    let manifest = manifests.find_map(|entry| {
+        let path = entry.expect("readable").path();
+        path.extension().is_some_and(|ending| ending == "json").then_some(path)
+    });
+    let manifest = fs::read(manifest.expect("one")).expect("read");
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     let own = &manifest["models"]["versioned"];
     let dropped: u64 =

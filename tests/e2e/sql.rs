@@ -10,14 +10,12 @@ use crate::support::{
     server::{Ended, Server, run_to_end},
 };
 
-/// `onnxd`, where what it hands the command over to is built beside it.
-fn onnxd() -> Option<PathBuf> {
+/// `onnxd`, with what it hands the command over to beside it.
+fn onnxd() -> PathBuf {
     let own = PathBuf::from(env!("CARGO_BIN_EXE_onnxd"));
-    if own.with_file_name("onnxd-offline").is_file() {
-        return Some(own);
-    }
-    println!("skipped: onnxd-offline is not built beside onnxd (scripts/test.sh builds it)");
-    None
+    let there = own.with_file_name("onnxd-offline").is_file();
+    assert!(there, "onnxd-offline is not built beside onnxd: build with --workspace");
+    own
 }
 
 fn log_of(home: &Home) -> PathBuf {
@@ -67,7 +65,7 @@ fn logged() -> Home {
 
 #[test]
 fn it_answers_as_duckdb_does() {
-    let Some(onnxd) = onnxd() else { return };
+    let onnxd = onnxd();
     script("setup-tests.sh");
     let home = logged();
     let mut python = Command::new(target().join("venv-readers/bin/python"));
@@ -77,7 +75,7 @@ fn it_answers_as_duckdb_does() {
 
 #[test]
 fn it_answers_and_changes_nothing() {
-    let Some(onnxd) = onnxd() else { return };
+    let onnxd = onnxd();
     let home = logged();
     let sql = |args: &[&str]| -> Ended {
         let mut command = Command::new(&onnxd);

@@ -1,9 +1,8 @@
 //! `onnxd log sql`: asks the log and its labels in SQL.
 
 use std::{
-    fs::File,
     io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     thread,
 };
@@ -11,12 +10,13 @@ use std::{
 use onnxd::{
     cli::{
         Failure,
+        log::Range,
         output::{self, Output},
     },
-    predlog::reader::{Filter, Log},
+    predlog::reader::Log,
 };
 
-use super::{Place, moment, progress::Progress, too_little, unread, usage};
+use super::{Place, progress::Progress, too_little, unread, usage};
 use crate::sql::{
     self, Answer, Coverage, Request, Seen,
     refused::Refused,
@@ -28,18 +28,8 @@ pub struct Args {
     /// One query
     #[arg(value_name = "SQL")]
     sql: String,
-    /// Rows and labels of this model
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// Rows of this version
-    #[arg(long, value_name = "VERSION")]
-    version: Option<String>,
-    /// Rows received then or later: 2026-01-31, 2026-01-31T12:00:00Z, or 2h (ago)
-    #[arg(long, value_name = "TIME")]
-    from: Option<String>,
-    /// Rows received before
-    #[arg(long, value_name = "TIME")]
-    to: Option<String>,
+    #[command(flatten)]
+    range: Range,
     /// In which form [default: table, and with --output json jsonl]
     #[arg(long, value_enum)]
     form: Option<Form>,
@@ -65,19 +55,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let request = Request {
         log: Log::open(&args.place.dir).map_err(unread)?,
-        filter: Filter {
-            model: args.model.clone(),
-            version: args.version.clone(),
-            from: moment("--from", args.from.as_ref())?,
-            to: moment("--to", args.to.as_ref())?,
-            conditions: Vec::new(),
-        },
+        filter: args.range.filter()?,
         sql: args.sql.clone(),
         memory_bytes: args.memory_limit,
         threads: thread::available_parallelism().map_or(1, usize::from),
     };
     let answer = match &args.out {
-        Some(path) => to_file(&request, form, path)?,
+        Some(path) => output::to_file(path, |file| {
+            ask(&request, (form, Box::new(io::BufWriter::new(file))), true)
+        })?,
         None => {
             // A line that is written over and rows cannot share a terminal, but where these come last.
             let bar = form == Form::Table || !io::stdout().is_terminal();
@@ -106,21 +92,6 @@ fn covered(coverage: &Coverage) -> String {
         "{labelled} of {answered} answered rows have a label (coverage {})",
         super::labels::share(labelled, answered)
     )
-}
-
-/// Under another name until it is whole, so that nobody takes half a file for one.
-fn to_file(request: &Request, form: Form, path: &Path) -> Result<Answer, Failure> {
-    let told = |error: io::Error| Failure::failed(format!("{}: {error}", path.display()));
-    let mut new = path.as_os_str().to_owned();
-    new.push(".part");
-    let new = PathBuf::from(new);
-    let file = File::create(&new).map_err(told)?;
-    let asked = ask(request, (form, Box::new(io::BufWriter::new(file))), true);
-    match &asked {
-        Ok(_) => std::fs::rename(&new, path).map_err(told)?,
-        Err(_) => drop(std::fs::remove_file(&new)),
-    }
-    asked
 }
 
 fn ask(

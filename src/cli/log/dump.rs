@@ -1,9 +1,12 @@
 //! `onnxd log dump`: rows for other programs.
 
-use std::{fs::File, io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use super::{Failure, Place, Rows, nothing, progress::Progress, unread};
-use crate::predlog::export::{Export, Form};
+use crate::{
+    cli::output,
+    predlog::export::{Export, Form},
+};
 
 /// `--form`.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
@@ -56,19 +59,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let seen = |done| bar.at(done);
     match &args.out {
         None => export.run(io::BufWriter::new(io::stdout()), seen).map_err(unread)?,
-        Some(path) => {
-            let told = |error: io::Error| Failure::failed(format!("{}: {error}", path.display()));
-            // Under another name until it is whole, so that nobody takes half a file for one.
-            let new = path.with_extension("part");
-            let file = File::create(&new).map_err(told)?;
-            let ended = export.run(io::BufWriter::new(file), seen);
-            if let Err(error) = ended {
-                let _ = std::fs::remove_file(&new);
-                return Err(unread(error));
-            }
-            std::fs::rename(&new, path).map_err(told)?;
-            ended.map_err(unread)?
-        }
+        Some(path) => output::to_file(path, |file| {
+            export.run(io::BufWriter::new(file), seen).map_err(unread)
+        })?,
     };
     Ok(ExitCode::SUCCESS)
 }

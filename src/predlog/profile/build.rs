@@ -64,7 +64,6 @@ struct Wanted {
 struct Chosen {
     /// The rows' hashes, the largest first to go, with their places.
     keys: BinaryHeap<(u64, usize)>,
-    most: usize,
 }
 
 /// What is known of a column beside what its profile says already.
@@ -100,7 +99,7 @@ impl Builder {
             profile: Profile::empty(sample),
             wanted: wanted.collect(),
             making: HashMap::new(),
-            chosen: Chosen { most: sample, ..Chosen::default() },
+            chosen: Chosen::default(),
         }
     }
 
@@ -116,7 +115,15 @@ impl Builder {
     }
 
     pub fn add(&mut self, batch: &RecordBatch) {
-        let fresh = self.chosen.of(batch);
+        let fresh = self.chosen.of(batch, self.profile.sample.most);
+        // What a row left in its place goes with it: a column need not be in every batch.
+        for column in self.profile.columns.values_mut() {
+            for row in &fresh {
+                if let Some(cell) = column.sample.get_mut(row.place) {
+                    *cell = Cell::Null;
+                }
+            }
+        }
         for wanted in std::mem::take(&mut self.wanted) {
             if let Some(array) = batch.column_by_name(&wanted.name) {
                 self.column(&wanted, array, &fresh);
@@ -164,20 +171,20 @@ impl Builder {
         let array = cells.values;
         column.count += array.len() as u64 - cells.absent;
         column.nulls += array.null_count() as u64 - cells.absent;
-        let are_numbers = each_number(array, |value| {
-            if value.is_finite() {
-                // -0 and 0 are one.
-                making.numbers.push(value + 0.0);
-            } else {
-                column.nan += u64::from(value.is_nan());
-                column.infinite += u64::from(value.is_infinite());
+        if let Some(number) = numbers(array) {
+            for value in (0..array.len()).filter_map(&number) {
+                if value.is_finite() {
+                    // -0 and 0 are one.
+                    making.numbers.push(value + 0.0);
+                } else {
+                    column.nan += u64::from(value.is_nan());
+                    column.infinite += u64::from(value.is_infinite());
+                }
             }
-        });
-        if are_numbers {
             if making.numbers.len() >= TOGETHER {
                 making.look(column);
             }
-            sampled(column, fresh, |row| number(array, row).map_or(Cell::Null, Cell::Number));
+            sampled(column, fresh, |row| number(row).map_or(Cell::Null, Cell::Number));
         } else if let Some(texts) = array.as_string_opt::<i32>() {
             making.texts(column, texts);
             sampled(column, fresh, |row| cell(texts, row));
@@ -227,8 +234,8 @@ struct Fresh {
 }
 
 impl Chosen {
-    /// The rows of a batch that are of the sample now, unless one that comes after it in here takes its place.
-    fn of(&mut self, batch: &RecordBatch) -> Vec<Fresh> {
+    /// The rows of a batch that are of the sample, of so many at most, now, unless one that comes after it in here takes its place.
+    fn of(&mut self, batch: &RecordBatch, most: usize) -> Vec<Fresh> {
         let ids = batch.column_by_name("event_id").and_then(|ids| ids.as_string_opt::<i32>());
         let hash = |id: &str| {
             let digest = <sha2::Sha256 as sha2::Digest>::digest(id.as_bytes());
@@ -236,14 +243,14 @@ impl Chosen {
         };
         let ids = ids.into_iter().flat_map(|ids| ids.iter().enumerate());
         ids.filter_map(|(row, id)| {
-            let place = self.place(hash(id?))?;
+            let place = self.place(hash(id?), most)?;
             Some(Fresh { row, place })
         })
         .collect()
     }
 
-    fn place(&mut self, key: u64) -> Option<usize> {
-        if self.keys.len() < self.most {
+    fn place(&mut self, key: u64, most: usize) -> Option<usize> {
+        if self.keys.len() < most {
             let place = self.keys.len();
             self.keys.push((key, place));
             return Some(place);
@@ -362,34 +369,23 @@ fn cell(texts: &StringArray, row: usize) -> Cell {
     }
 }
 
-/// Calls `f` with every number of a column; `false` where it has none.
-fn each_number(array: &ArrayRef, mut f: impl FnMut(f64)) -> bool {
-    fn each<T: ArrowPrimitiveType>(
+/// The numbers of a column, each by its row.
+fn numbers(array: &ArrayRef) -> Option<Box<dyn Fn(usize) -> Option<f64> + '_>> {
+    fn of<T: ArrowPrimitiveType>(
         array: &PrimitiveArray<T>,
-        mut f: impl FnMut(f64),
-        number: impl Fn(T::Native) -> f64,
-    ) {
-        match array.null_count() {
-            0 => array.values().iter().for_each(|value| f(number(*value))),
-            _ => array.iter().flatten().for_each(|value| f(number(value))),
-        }
+        number: fn(T::Native) -> f64,
+    ) -> Box<dyn Fn(usize) -> Option<f64> + '_> {
+        Box::new(move |row| array.is_valid(row).then(|| number(array.value(row))))
     }
-    match array.data_type() {
-        DataType::Float32 => each(array.as_primitive::<Float32Type>(), f, f64::from),
-        DataType::Float64 => each(array.as_primitive::<Float64Type>(), f, |value| value),
-        DataType::Int32 => each(array.as_primitive::<Int32Type>(), f, f64::from),
-        DataType::Int64 => each(array.as_primitive::<Int64Type>(), f, |value| value as f64),
+    Some(match array.data_type() {
+        DataType::Float32 => of(array.as_primitive::<Float32Type>(), f64::from),
+        DataType::Float64 => of(array.as_primitive::<Float64Type>(), |value| value),
+        DataType::Int32 => of(array.as_primitive::<Int32Type>(), f64::from),
+        DataType::Int64 => of(array.as_primitive::<Int64Type>(), |value| value as f64),
         DataType::Boolean => {
-            array.as_boolean().iter().flatten().for_each(|value| f(f64::from(u8::from(value))));
+            let array = array.as_boolean();
+            Box::new(move |row| array.is_valid(row).then(|| f64::from(u8::from(array.value(row)))))
         }
-        _ => return false,
-    }
-    true
-}
-
-/// The number of one row.
-fn number(array: &ArrayRef, row: usize) -> Option<f64> {
-    let mut number = None;
-    each_number(&array.slice(row, 1), |value| number = Some(value));
-    number
+        _ => return None,
+    })
 }

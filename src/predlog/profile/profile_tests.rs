@@ -176,6 +176,23 @@ proptest! {
 }
 
 #[test]
+fn the_sample_is_the_same_however_rows_come() {
+    let values: Vec<Option<f64>> = (0..300).map(|n| Some(f64::from(n))).collect();
+    let mut together = Builder::new(&schema(), 7);
+    together.add(&batch(0, &values));
+    // Lists are short or not there in most of these: their elements are no column of such a batch.
+    let mut one_by_one = Builder::new(&schema(), 7);
+    for (n, value) in values.iter().enumerate() {
+        one_by_one.add(&batch(n, &[*value]));
+    }
+    let (together, one_by_one) = (together.finish(), one_by_one.finish());
+    assert_eq!(together.sample, one_by_one.sample);
+    for (name, column) in &together.columns {
+        assert_eq!(column.sample, one_by_one.columns[name].sample, "{name}");
+    }
+}
+
+#[test]
 fn extremes_break_no_sketch() {
     let values = [f64::MAX, f64::MIN, f64::MIN_POSITIVE, -0.0, 0.0, 1e308, -1e308].map(Some);
     let mut all = profile(0, &values, 5);
