@@ -11,6 +11,7 @@ use onnxd::{
         erased::Ledger,
         inventory::Inventory,
         labels::{Label, store::Store},
+        large::Larges,
         options::LogOptions,
         record::{CacheUse, Record, Route, Texts},
         rotate::{Origin, rotate},
@@ -119,7 +120,8 @@ fn write_ahead(records: &[Record], subject: &Subject, ids: &mut Ids) -> Vec<u8> 
     let anchor = Anchor { tick: Tick(0), wall_us: BEGAN };
     let mut bytes = Vec::new();
     for (at, records) in records.chunks(FRAME).enumerate() {
-        let batch = encode(records, ids, anchor).expect("encoded");
+        let larges = Larges::of(records, anchor);
+        let batch = encode(records, &larges, ids, anchor).expect("encoded");
         let footer = (at == 0).then(|| subject.footer.text());
         bytes.extend(wal::frame(&batch, footer.as_deref()).expect("framed"));
     }

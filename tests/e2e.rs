@@ -8,6 +8,8 @@ mod auth;
 mod bad_grpc;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/blobs.rs"]
+mod blobs;
 #[path = "e2e/bounds.rs"]
 mod bounds;
 #[path = "e2e/broken.rs"]

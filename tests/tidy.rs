@@ -4,7 +4,7 @@
 #[path = "tidy/source.rs"]
 mod source;
 
-use std::fs;
+use std::{collections::BTreeSet, fs, process::Command};
 
 use source::{
     first_word, imports, item_end, line_of, mentions, relative, root, sources, walk, word_before,
@@ -36,7 +36,7 @@ const FLOORS: [&str; 18] = [
 const CONFIG_READERS: [&str; 4] = ["main", "cli", "app", "config"];
 
 /// Files without tokio, threads, files, clock and environment: they are told the time, and property tests drive them.
-const PURE: [&str; 47] = [
+const PURE: [&str; 49] = [
     "api/auth/callers.rs",
     "api/auth/keys.rs",
     "api/auth/policy.rs",
@@ -60,7 +60,9 @@ const PURE: [&str; 47] = [
     "repository/declared.rs",
     "predlog/cells.rs",
     "predlog/columns.rs",
+    "predlog/columns/meta.rs",
     "predlog/encode.rs",
+    "predlog/large.rs",
     "predlog/redact.rs",
     "predlog/sampling.rs",
     "predlog/schema.rs",
@@ -402,6 +404,26 @@ fn main_is_short_and_not_async() {
 }
 
 /// Nothing in the tree depends on, or tells of, the machine it was written on.
+/// What the README's first command builds, its second does not build again: no package has other features where tests need it.
+#[test]
+fn tests_need_no_feature_that_the_programs_do_not_have() {
+    let built = |edges: &str| -> BTreeSet<String> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["tree", "--locked", "--offline", "--workspace", "--prefix", "none"]);
+        let out = cargo.args(["--format", "{p} {f}", "--edges", edges]).output().expect("cargo");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout);
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    };
+    let (programs, tests) = (built("normal,build"), built("normal,build,dev"));
+    settle(
+        programs
+            .difference(&tests)
+            .map(|own| format!("with other features in tests: {own}"))
+            .collect(),
+    );
+}
+
 #[test]
 fn no_paths_of_a_machine() {
     let mut paths = Vec::new();

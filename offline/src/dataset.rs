@@ -1,5 +1,6 @@
 //! Data sets: the log joined with its labels, cut by time, guarded against leaks, with a manifest that says what is in it.
 
+pub mod blobs;
 pub mod build;
 pub mod columns;
 pub mod guards;

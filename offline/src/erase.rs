@@ -10,9 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
+use arrow_array::{BooleanArray, RecordBatch, StringArray};
 use arrow_select::filter::filter_record_batch;
 use onnxd::predlog::{
+    blobs,
     compact::{Lock, journal, sync_dir},
     digest,
     erased::{DIR, Ledger, alone},
@@ -67,6 +68,15 @@ pub struct Evidence {
     pub wal_open: Vec<wal::Open>,
     /// Files in the folder for labels.
     pub label_files: Vec<folder::File>,
+    /// Large tensors that no row of others refers to.
+    pub blobs: Vec<Blob>,
+}
+
+/// A large tensor that is erased: its name is its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Blob {
+    pub file: String,
+    pub bytes: u64,
 }
 
 fn is_zero(bytes: &u64) -> bool {
@@ -95,17 +105,19 @@ struct Looked {
     /// By model.
     label_keys: BTreeMap<String, HashSet<String>>,
     versions: BTreeSet<String>,
+    /// What their rows refer to.
+    blobs: BTreeSet<String>,
 }
 
 /// Enters the subjects into the ledger and looks for them: from then on, no file comes that holds them.
 fn look(request: &Request, mut seen: impl FnMut(usize)) -> Result<Looked, ReadError> {
     let Request { log, subject_keys, .. } = request;
     let mut label_keys: BTreeMap<String, HashSet<String>> = BTreeMap::new();
-    let mut versions = BTreeSet::new();
+    let (mut versions, mut blobs) = (BTreeSet::new(), BTreeSet::new());
     // Nothing becomes a file between the look at what is written ahead and the ledger.
     let alone = if request.dry_run { None } else { Some(alone(&log.root)?) };
     let ahead = wal::Found::below(&log.root)?;
-    ahead.gather(subject_keys, &mut label_keys, &mut versions)?;
+    ahead.gather(subject_keys, &mut label_keys, (&mut versions, &mut blobs))?;
     if let Some(alone) = alone {
         Ledger::add(&alone, &log.root, subject_keys, &request.at)?;
     }
@@ -113,24 +125,26 @@ fn look(request: &Request, mut seen: impl FnMut(usize)) -> Result<Looked, ReadEr
     let mut hit = Vec::new();
     for (n, file) in files.iter().enumerate() {
         let found = keys_of(&file.path, subject_keys)?;
-        if !found.is_empty() {
+        if !found.label_keys.is_empty() {
             let of = &file.partition;
             versions.insert(format!("{}/{}", of.model, of.version));
-            label_keys.entry(of.model.clone()).or_default().extend(found);
+            label_keys.entry(of.model.clone()).or_default().extend(found.label_keys);
+            blobs.extend(found.blobs);
             hit.push(file.path.clone());
         }
         seen(n + 1);
     }
-    Ok(Looked { ahead, files: files.len() as u64, hit, label_keys, versions })
+    Ok(Looked { ahead, files: files.len() as u64, hit, label_keys, versions, blobs })
 }
 
-/// Erases. Killed in between, it is run again: labels go before the rows that lead to them.
+/// Erases. Killed in between, it is run again: labels and blobs go before the rows that lead to them.
 pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, ReadError> {
     let Request { log, subject_keys, dry_run, .. } = request;
     let _lock = if *dry_run { None } else { Some(lock(log)?) };
     let looked = look(request, seen)?;
     let rewrite = Rewrite { root: &log.root, dry_run: *dry_run };
     let labels = rewrite.labels(&looked.label_keys)?;
+    let blobs = blobs::release(&log.root, looked.blobs, &Ledger::of(subject_keys), *dry_run)?;
     let folder = request.labels_folder.as_deref();
     let label_files = folder.map(|dir| folder::erase(dir, &looked.label_keys, *dry_run));
     let label_files = label_files.transpose()?.unwrap_or_default();
@@ -144,6 +158,7 @@ pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, Rea
             tainted_datasets.push(dir.display().to_string());
         }
     }
+    let wal = looked.ahead.rewrite(&log.root, subject_keys, *dry_run)?;
     let (objects_pending, objects_not_looked_at) =
         book::beyond(&log.root).map_err(|error| failed(&log.root, error))?;
     let evidence = Evidence {
@@ -159,8 +174,9 @@ pub fn erase(request: &Request, seen: impl FnMut(usize)) -> Result<Evidence, Rea
         objects_pending,
         objects_not_looked_at,
         wal_open: looked.ahead.open(&log.root, subject_keys)?,
-        wal: looked.ahead.rewrite(&log.root, subject_keys, *dry_run)?,
+        wal,
         label_files,
+        blobs: blobs.into_iter().map(|(file, bytes)| Blob { file, bytes }).collect(),
     };
     if !dry_run {
         keep(&log.root, &evidence)?;
@@ -178,23 +194,37 @@ fn lock(log: &Log) -> Result<Lock, ReadError> {
     Ok(lock)
 }
 
-/// The label keys of a file's rows about these subjects.
-fn keys_of(path: &Path, subjects: &BTreeSet<String>) -> Result<Vec<String>, ReadError> {
+/// What rows about the subjects lead to.
+#[derive(Debug, Default)]
+struct Found {
+    label_keys: Vec<String>,
+    blobs: BTreeSet<String>,
+}
+
+/// Of a file's rows about these subjects.
+fn keys_of(path: &Path, subjects: &BTreeSet<String>) -> Result<Found, ReadError> {
     let opened = Opened::at(path)?;
+    // A data set has no roles.
+    let refer = match &opened.footer {
+        Some(_) => blobs::columns(&opened.roles()?),
+        None => Vec::new(),
+    };
     let mut possible = false;
     for subject in subjects {
         possible |= !opened.surely_without("subject_key", subject)?;
     }
-    let mut found = Vec::new();
+    let mut found = Found::default();
     if possible {
-        let columns = ["subject_key", "label_key"].map(str::to_owned);
+        let columns = [&["subject_key", "label_key"].map(str::to_owned)[..], &refer].concat();
         for batch in opened.batches(Some(&columns))? {
             let batch = batch?;
             let of = |name| column::<StringArray>(&batch, name).map_err(|why| failed(path, why));
-            let (subject, keys) = (of("subject_key")?, of("label_key")?);
-            let rows = (0..batch.num_rows()).filter(|row| subject.is_valid(*row));
-            let rows = rows.filter(|row| subjects.contains(subject.value(*row)));
-            found.extend(rows.map(|row| keys.value(row).to_owned()));
+            let about = |key: Option<&str>| Some(key.is_some_and(|key| subjects.contains(key)));
+            let theirs: BooleanArray = of("subject_key")?.iter().map(about).collect();
+            let rows = filter_record_batch(&batch, &theirs).map_err(|e| failed(path, e))?;
+            let keys: &StringArray = column(&rows, "label_key").map_err(|why| failed(path, why))?;
+            found.label_keys.extend(keys.iter().flatten().map(str::to_owned));
+            found.blobs.extend(blobs::references(&rows, &refer).map(str::to_owned));
         }
     }
     Ok(found)
@@ -314,7 +344,7 @@ fn holds(dir: &Path, subjects: &BTreeSet<String>) -> Result<bool, ReadError> {
         for slice in ["train", "valid", "test"] {
             let path = dir.join(slice).join("part-0.parquet");
             let there = path.is_file() && Opened::at(&path)?.schema.index_of("subject_key").is_ok();
-            if there && !keys_of(&path, subjects)?.is_empty() {
+            if there && !keys_of(&path, subjects)?.label_keys.is_empty() {
                 return Ok(true);
             }
         }

@@ -1,6 +1,7 @@
 //! Replay: what was logged, asked of a version once more, and its answers held beside those that were logged.
 
 pub mod compare;
+pub mod elements;
 pub mod http;
 pub mod inputs;
 pub mod local;

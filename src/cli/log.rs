@@ -1,6 +1,7 @@
 //! `onnxd log`: reads the prediction log back, checks it, and puts its small files together.
 
 mod dump;
+mod expire;
 mod explain;
 mod keep;
 mod progress;
@@ -69,6 +70,11 @@ enum Command {
         after_help = "Examples:\n  onnxd log compact --dry-run\n  onnxd log compact --model wine\n\nA server may write meanwhile, and others may read. Killed, it loses no row; the next compaction tidies up."
     )]
     Compact(keep::CompactArgs),
+    /// Remove files that are too old or too many, as log.retention does, or say which these would be
+    #[command(
+        after_help = "Examples:\n  onnxd log expire --max-age 30d --dry-run\n  onnxd log expire --model wine --max-bytes 10737418240\n\nA file that goes to an object store (prediction_log.upload) and is not there yet stays, unless --max-bytes leaves no room for it. Large tensors (_blobs) of an hour go after its rows."
+    )]
+    Expire(expire::Args),
     /// Write rows and labels about a subject out of every file (onnxd-offline)
     #[command(
         disable_help_flag = true,
@@ -186,6 +192,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Compact(args) => keep::compact(args),
+        Command::Expire(args) => expire::run(args),
         Command::Erase(args) => sibling::run("onnxd-offline", &["log", "erase"], args),
         Command::Sql(args) => sibling::run("onnxd-offline", &["log", "sql"], args),
     }

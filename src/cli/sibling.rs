@@ -24,7 +24,7 @@ pub fn run(binary: &str, command: &[&str], args: &Args) -> Result<ExitCode, Fail
     if !path.is_file() {
         let asked = if command.is_empty() { "loadtest".to_owned() } else { command.join(" ") };
         return Err(Failure::failed(format!(
-            "onnxd {asked} needs {binary} beside onnxd, and it is not there (the release has it; cargo build -p {binary} makes it)"
+            "onnxd {asked} needs {binary} beside onnxd, and it is not there (`cargo build --release --workspace` makes it)"
         )));
     }
     // Only returns where the binary could not be started.

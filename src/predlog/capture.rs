@@ -15,6 +15,7 @@ use super::{
     cells::Predicted,
     columns::{Meta, Source},
     encode::{self, Anchor, Ids},
+    large::Larges,
     options::{Mode, OnFull},
     record::{CacheUse, Lost, Record, Route, Texts},
     sampling::{self, Seen},
@@ -185,7 +186,9 @@ impl VersionLog {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        let batch = encode::encode(&records, &mut Ids::new(now().0), wall())?;
+        let anchor = wall();
+        let larges = Larges::of(&records, anchor);
+        let batch = encode::encode(&records, &larges, &mut Ids::new(now().0), anchor)?;
         let value = |row| -> Result<Vec<serde_json::Value>, String> {
             let columns = batch.columns().iter();
             columns.map(|column| value::at(column, row).map(|value| value.json())).collect()

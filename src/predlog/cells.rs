@@ -1,7 +1,8 @@
 //! The parts of tensors that belong to rows, and their elements as values.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
-use sha2::{Digest, Sha256};
 
 use super::{columns::Labelled, record::Record, subject::Subject};
 use crate::types::{datatype::Datatype, tensor::bytes_elements};
@@ -74,22 +75,23 @@ impl<'a> Row<'a, '_> {
         self.part.texts.get(self.first..self.first + self.part.per).unwrap_or_default()
     }
 
-    /// The SHA-256 of its bytes, in hex; of texts, each behind its length, as the protocol has them.
-    pub fn digest(&self) -> String {
-        let mut digest = Sha256::new();
+    /// Its bytes, as the protocol has them: of texts, each behind its length.
+    pub fn raw(&self) -> Cow<'a, [u8]> {
         match self.part.datatype.size() {
             Some(size) => {
                 let (from, to) = (self.first * size, (self.first + self.part.per) * size);
-                digest.update(self.part.bytes.get(from..to).unwrap_or_default());
+                Cow::Borrowed(self.part.bytes.get(from..to).unwrap_or_default())
             }
             None => {
+                let mut bytes = Vec::new();
                 for text in self.texts() {
-                    digest.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-                    digest.update(text);
+                    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                    bytes.extend_from_slice(&length.to_le_bytes());
+                    bytes.extend_from_slice(text);
                 }
+                Cow::Owned(bytes)
             }
         }
-        hex::encode(digest.finalize())
     }
 
     fn fixed<const N: usize>(&self, at: usize) -> [u8; N] {

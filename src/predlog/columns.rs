@@ -1,6 +1,10 @@
 //! Which columns a model's log has: decided, purely, from its signature, its metadata and what its owner set.
 
+pub mod meta;
+
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use meta::{META, Meta};
 
 use super::{
     footer::Role,
@@ -76,86 +80,7 @@ impl Kind {
     }
 }
 
-/// What is known of every row, whatever the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meta {
-    EventId,
-    RequestId,
-    Row,
-    LabelKey,
-    Ts,
-    ModelName,
-    ModelVersion,
-    ModelDigest,
-    RequestedVersion,
-    Route,
-    RolloutId,
-    RolloutStep,
-    Protocol,
-    Status,
-    ErrorCode,
-    Cache,
-    BatchSize,
-    BatchId,
-    QueueUs,
-    PreUs,
-    InferUs,
-    PostUs,
-    TotalUs,
-    Device,
-    Node,
-    Caller,
-    Tenant,
-    TraceId,
-    SpanId,
-    SubjectKey,
-    SampleP,
-    RedactionRev,
-    SchemaId,
-    Tags,
-}
-
 const TEXT: Kind = Kind::Scalar(Scalar::String);
-const INT: Kind = Kind::Scalar(Scalar::Int32);
-const LONG: Kind = Kind::Scalar(Scalar::Int64);
-
-/// (what, name, type, whether it may be null): the first columns of every file, in this order.
-pub const META: [(Meta, &str, Kind, bool); 34] = [
-    (Meta::EventId, "event_id", TEXT, false),
-    (Meta::RequestId, "request_id", TEXT, false),
-    (Meta::Row, "row", INT, false),
-    (Meta::LabelKey, "label_key", TEXT, false),
-    (Meta::Ts, "ts", Kind::Timestamp, false),
-    (Meta::ModelName, "model_name", TEXT, false),
-    (Meta::ModelVersion, "model_version", TEXT, false),
-    (Meta::ModelDigest, "model_digest", TEXT, false),
-    (Meta::RequestedVersion, "requested_version", TEXT, true),
-    (Meta::Route, "route", TEXT, false),
-    (Meta::RolloutId, "rollout_id", TEXT, true),
-    (Meta::RolloutStep, "rollout_step", INT, true),
-    (Meta::Protocol, "protocol", TEXT, false),
-    (Meta::Status, "status", INT, false),
-    (Meta::ErrorCode, "error_code", TEXT, true),
-    (Meta::Cache, "cache", TEXT, false),
-    (Meta::BatchSize, "batch_size", INT, true),
-    (Meta::BatchId, "batch_id", LONG, true),
-    (Meta::QueueUs, "queue_us", LONG, true),
-    (Meta::PreUs, "pre_us", LONG, true),
-    (Meta::InferUs, "infer_us", LONG, true),
-    (Meta::PostUs, "post_us", LONG, true),
-    (Meta::TotalUs, "total_us", LONG, true),
-    (Meta::Device, "device", TEXT, true),
-    (Meta::Node, "node", TEXT, true),
-    (Meta::Caller, "caller", TEXT, true),
-    (Meta::Tenant, "tenant", TEXT, true),
-    (Meta::TraceId, "trace_id", TEXT, true),
-    (Meta::SpanId, "span_id", TEXT, true),
-    (Meta::SubjectKey, "subject_key", TEXT, true),
-    (Meta::SampleP, "sample_p", Kind::Scalar(Scalar::Double), false),
-    (Meta::RedactionRev, "redaction_rev", INT, false),
-    (Meta::SchemaId, "schema_id", TEXT, false),
-    (Meta::Tags, "tags", Kind::Map, true),
-];
 
 /// Where a column's values come from. `tensor` counts the signature's inputs first, then its outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +103,26 @@ pub enum Source {
     Digest {
         tensor: usize,
     },
+    /// The blob that holds them then.
+    Reference {
+        tensor: usize,
+    },
     PredLabel,
     PredScore,
+}
+
+impl Source {
+    /// The tensor that the values come from, where they do from one.
+    pub fn tensor(self) -> Option<usize> {
+        match self {
+            Source::Meta(_) | Source::PredLabel | Source::PredScore => None,
+            Source::Element { tensor, .. }
+            | Source::Whole { tensor }
+            | Source::Shape { tensor }
+            | Source::Digest { tensor }
+            | Source::Reference { tensor } => Some(tensor),
+        }
+    }
 }
 
 /// A column.
@@ -198,17 +141,8 @@ impl Column {
     pub fn role(&self, inputs: usize) -> Role {
         match self.source {
             Source::Meta(_) => Role::Meta,
-            Source::PredLabel | Source::PredScore => Role::Prediction,
-            Source::Element { tensor, .. }
-            | Source::Whole { tensor }
-            | Source::Shape { tensor }
-            | Source::Digest { tensor } => {
-                if tensor < inputs {
-                    Role::Feature
-                } else {
-                    Role::Prediction
-                }
-            }
+            of if of.tensor().is_some_and(|tensor| tensor < inputs) => Role::Feature,
+            _ => Role::Prediction,
         }
     }
 }
@@ -479,19 +413,32 @@ impl Found<'_> {
             let source = Source::Shape { tensor };
             self.push(format!("{base}_shape"), Kind::List(Scalar::Int32), source, false);
         }
-        if may_be_large && self.options.large == Large::Digest {
+        let reference = ("ref", Source::Reference { tensor });
+        let digest = ("sha256", Source::Digest { tensor });
+        let instead = match self.options.large {
+            Large::Blob if may_be_large => &[reference, digest][..],
+            Large::Digest if may_be_large => &[digest][..],
+            _ => &[],
+        };
+        for (part, source) in instead {
+            let name = format!("{base}_{part}");
             match as_it_is {
-                true => {
-                    let source = Source::Digest { tensor };
-                    self.push(format!("{base}_sha256"), TEXT, source, false);
-                }
-                false => self.absent(&format!("{base}_sha256"), WITHHELD),
+                true => self.push(name, TEXT, *source, false),
+                false => self.absent(&name, WITHHELD),
             }
         }
     }
 
-    /// A rule for a column that is not there is a slip that would let something through.
+    /// A rule for a column that is not there is a slip that would let something through, and one that changes a reference would leave
+    /// what it refers to.
     fn check_rules(&self) -> Result<(), String> {
+        let changed = |column: &&Column| {
+            matches!(column.source, Source::Reference { .. }) && column.rule != Rule::Keep
+        };
+        if let Some(Column { name, rule, .. }) = self.columns.iter().find(changed) {
+            let rule = rule.name();
+            return Err(format!("redact.{name}: {rule}: a reference is as it is, or dropped"));
+        }
         let known = |name: &str| {
             self.columns.iter().any(|column| *column.name == *name)
                 || self.absent.iter().any(|absent| absent.name == name)

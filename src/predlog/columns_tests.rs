@@ -82,6 +82,39 @@ fn large_and_open_tensors_have_digest_and_shape() {
 }
 
 #[test]
+fn blobs_have_a_reference_that_no_rule_may_change() {
+    let signature = signature(
+        vec![spec("image", Datatype::Uint8, &[3, 100, 100])],
+        vec![spec("boxes", Datatype::Fp32, &[-1, 4])],
+    );
+    let options = LogOptions { large: Large::Blob, ..LogOptions::default() };
+    let expected = [
+        ("in_image_ref", "string"),
+        ("in_image_sha256", "string"),
+        ("out_boxes", "list<float>"),
+        ("out_boxes_shape", "list<int32>"),
+        ("out_boxes_ref", "string"),
+        ("out_boxes_sha256", "string"),
+        ("pred_score", "double"),
+    ];
+    assert_eq!(own(&decided(&signature, &options)), pairs(&expected));
+    let with = |name: &str, rule: Rule| LogOptions {
+        redact: [(name.to_owned(), rule)].into(),
+        ..options.clone()
+    };
+    // What is withheld is kept nowhere.
+    let columns = decided(&signature, &with("in_image*", Rule::Hash));
+    assert!(own(&columns).iter().all(|(name, _)| !name.starts_with("in_")), "{columns:?}");
+    let dropped = decided(&signature, &with("in_image_ref", Rule::Drop));
+    assert_eq!(own(&dropped)[0].0, "in_image_sha256");
+    let hashed = decide(&signature, &BTreeMap::new(), &with("in_image_ref", Rule::Hash));
+    assert_eq!(
+        hashed.expect_err("refused"),
+        "redact.in_image_ref: hash: a reference is as it is, or dropped"
+    );
+}
+
+#[test]
 fn rules_change_types_and_slips_are_refused() {
     let rules = |rules: &[(&str, Rule)]| LogOptions {
         redact: rules.iter().map(|(name, rule)| ((*name).to_owned(), rule.clone())).collect(),

@@ -14,6 +14,7 @@ use uuid::Builder;
 use super::{
     cells::{Part, Predicted, Row},
     columns::{Column, Kind, Meta, Scalar, Source},
+    large::{Large, Larges},
     record::Record,
     redact::Redaction,
     schema,
@@ -63,15 +64,20 @@ impl Ids {
     }
 }
 
-/// The rows of records of one version.
+/// The rows of records of one version. `larges`: of the same records and anchor.
 ///
 /// # Errors
 /// The columns do not fit the schema, which would be a mistake of ours.
-pub fn encode(records: &[Record], ids: &mut Ids, anchor: Anchor) -> Result<RecordBatch, String> {
+pub fn encode(
+    records: &[Record],
+    larges: &Larges<'_>,
+    ids: &mut Ids,
+    anchor: Anchor,
+) -> Result<RecordBatch, String> {
     let Some(first) = records.first() else { return Err("there are no records".into()) };
     let subject = first.subject.clone();
     let rows = records.iter().map(|record| record.rows).sum();
-    let encoding = Encoding { records, subject: &subject, rows, anchor };
+    let encoding = Encoding { records, larges, subject: &subject, rows, anchor };
     let columns = subject.columns.columns.iter().zip(&subject.redactions);
     let arrays =
         columns.map(|(column, redaction)| encoding.column(column, redaction.as_ref(), ids));
@@ -80,6 +86,7 @@ pub fn encode(records: &[Record], ids: &mut Ids, anchor: Anchor) -> Result<Recor
 
 struct Encoding<'a> {
     records: &'a [Record],
+    larges: &'a Larges<'a>,
     subject: &'a Subject,
     rows: usize,
     anchor: Anchor,
@@ -102,7 +109,12 @@ impl<'a> Encoding<'a> {
                 self.lists(&Cells { tensor, name, redaction }, scalar)
             }
             (Source::Shape { tensor }, _) => self.shapes(tensor),
-            (Source::Digest { tensor }, _) => self.digests(tensor, name, redaction),
+            (Source::Digest { tensor }, _) => {
+                self.of_large(tensor, name, redaction, |large| Some(&large.digest))
+            }
+            (Source::Reference { tensor }, _) => {
+                self.of_large(tensor, name, redaction, |large| large.reference.as_deref())
+            }
             // `columns` makes no others.
             _ => arrow_array::new_null_array(&schema::data_type(column.kind), self.rows),
         }
@@ -363,13 +375,18 @@ impl<'a> Encoding<'a> {
     }
 
     /// Only of what is too large to stand beside it.
-    fn digests(&self, tensor: usize, name: &str, redaction: Option<&Redaction>) -> ArrayRef {
-        let most = self.subject.options.max_inline_bytes;
+    fn of_large(
+        &self,
+        tensor: usize,
+        name: &str,
+        redaction: Option<&Redaction>,
+        of: impl Fn(&'a Large<'a>) -> Option<&'a str>,
+    ) -> ArrayRef {
         let mut texts = StringBuilder::new();
-        self.rows_of(tensor, |row| {
-            let large = row.filter(|row| row.bytes() > most);
-            append(&mut texts, name, redaction, large.map(|row| Texts::Owned(row.digest())));
-        });
+        for row in 0..self.rows {
+            let text = self.larges.at(tensor, row).and_then(&of);
+            append(&mut texts, name, redaction, text.map(Texts::Borrowed));
+        }
         Arc::new(texts.finish())
     }
 }

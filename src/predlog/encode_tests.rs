@@ -9,6 +9,7 @@ use arrow_array::{
 use super::*;
 use crate::{
     predlog::{
+        large::Larges,
         options::LogOptions,
         redact::Rule,
         testing::{bare, classified, classifier, floats, spec, subject, tensor},
@@ -23,7 +24,7 @@ use crate::{
 const ANCHOR: Anchor = Anchor { tick: Tick(2_000_000), wall_us: 1_700_000_000_000_000 };
 
 fn encoded(records: &[Record]) -> RecordBatch {
-    encode(records, &mut Ids::new(1), ANCHOR).expect("encoded")
+    encode(records, &Larges::of(records, ANCHOR), &mut Ids::new(1), ANCHOR).expect("encoded")
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> &'a ArrayRef {

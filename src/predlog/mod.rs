@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod ahead;
+pub mod blobs;
 pub mod capture;
 pub mod cells;
 pub mod columns;
@@ -15,6 +16,7 @@ pub mod export;
 pub mod footer;
 pub mod inventory;
 pub mod labels;
+pub mod large;
 pub mod layout;
 pub mod options;
 pub mod profile;

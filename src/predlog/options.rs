@@ -210,7 +210,8 @@ pub struct LogOptions {
     /// Bytes of a tensor, or of its part that belongs to a row, up to which its values are logged. Default: 4096. Of a larger
     /// one, `large` says what is.
     pub max_inline_bytes: usize,
-    /// What is logged of a larger tensor: `digest` (default: its SHA-256) or `none`.
+    /// What is logged of a larger tensor: `digest` (default: its SHA-256), `blob` (that, and its bytes as a file beside the rows, which
+    /// refer to it) or `none`.
     pub large: Large,
     /// Names of the columns of inputs and outputs of shape [N, d], by tensor. Default: those of the model's metadata
     /// (`feature_names`), else one column that holds a list.
@@ -297,6 +298,7 @@ pub enum Layout {
 pub enum Large {
     #[default]
     Digest,
+    Blob,
     None,
 }
 

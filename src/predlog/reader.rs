@@ -86,6 +86,14 @@ pub struct LogFile {
     pub bytes: u64,
 }
 
+impl LogFile {
+    /// The log's root.
+    pub fn root(&self) -> &Path {
+        // log/v1/model=…/version=…/date=…/hour=…/ and its name, below it.
+        self.path.ancestors().nth(7).unwrap_or(Path::new(""))
+    }
+}
+
 /// A log on disk.
 #[derive(Clone, Debug)]
 pub struct Log {

@@ -193,7 +193,7 @@ fn problems(log: &Log) -> Vec<String> {
     for hour in files.chunk_by(|a, b| a.partition == b.partition) {
         let mut seen = verify::Seen::default();
         for file in hour {
-            found.extend(verify::file(file, &mut seen).expect("there").problems);
+            found.extend(verify::file(&log.root, file, &mut seen).expect("there").problems);
         }
     }
     found

@@ -1,20 +1,70 @@
-//! Which files of a model are kept no longer: decided, purely, from their hours and sizes.
+//! Which files of a model are kept no longer: decided, purely, from their hours and sizes. The blobs of an hour count as one file.
 
 use std::{fs, io, path::Path};
 
 use super::{
+    blobs,
+    inventory::{By, Inventory, Line},
     layout::{self, HOUR_US},
     options::Retention,
-    reader::LogFile,
+    reader::{Filter, Log, LogFile, ReadError},
+    upload::{book::Book, marks::Marks},
 };
 use crate::telemetry::predictions::Cause;
+
+/// The files of a model, and the blobs of each of its hours as if they were one, with whether each may go: where files go to object
+/// stores, what is in one of them. `books` says what is where; none: there is no store.
+///
+/// # Errors
+/// The files cannot be listed.
+pub fn files(log: &Log, model: &str, books: &[Book]) -> Result<Vec<(LogFile, bool)>, ReadError> {
+    let of = Filter { model: Some(model.to_owned()), ..Filter::default() };
+    let mut all = Vec::new();
+    let files = log.files(&of)?;
+    for hour in files.chunk_by(|a, b| a.partition == b.partition) {
+        let up = Up::of(&log.root, hour.first().and_then(|file| file.path.parent()), books);
+        all.extend(hour.iter().map(|file| (file.clone(), up.has(&name(&file.path)))));
+    }
+    for folder in blobs::folders(log, &of)? {
+        let hour = folder.path.parent().unwrap_or(&log.root);
+        // They go after the last row that may refer to them.
+        let rows = all.iter().filter(|(file, _)| file.path.parent() == Some(hour));
+        let mut may = rows.into_iter().all(|(_, may)| *may);
+        if may && !books.is_empty() {
+            let up = Up::of(&log.root, Some(&folder.path), books);
+            may = blobs::of_hour(hour)?.iter().all(|(name, _)| up.has(name));
+        }
+        all.push((folder, may));
+    }
+    Ok(all)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// What of one directory is in which store.
+struct Up(Vec<Marks>);
+
+impl Up {
+    fn of(root: &Path, dir: Option<&Path>, books: &[Book]) -> Up {
+        let dir = dir.and_then(|dir| dir.strip_prefix(root).ok()?.to_str());
+        // What cannot be read says that nothing is there: nothing goes for its age.
+        let marks = |book: &Book| dir.and_then(|dir| book.read(dir).ok()).unwrap_or_default();
+        Up(books.iter().map(marks).collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|marks| marks.is_up(name))
+    }
+}
 
 /// The files that go, when it is `now`, in microseconds since 1970: those that may, the oldest first, and only where these are too few
 /// for `max_bytes` others.
 pub fn expired(files: &[(LogFile, bool)], now: i64, policy: Retention) -> Vec<(&LogFile, Cause)> {
     let mut kept: Vec<(i64, &LogFile, bool)> =
         files.iter().map(|(file, may)| (file.partition.ends(), file, *may)).collect();
-    kept.sort_by(|a, b| (!a.2, a.0, &a.1.path).cmp(&(!b.2, b.0, &b.1.path)));
+    kept.sort_by_key(|(ends, file, may)| (!may, *ends, is_blobs(file), &file.path));
     let age = i64::try_from(policy.max_age_hours).unwrap_or(i64::MAX).saturating_mul(HOUR_US);
     let mut bytes: u64 = files.iter().map(|(file, _)| file.bytes).sum();
     let mut gone = Vec::new();
@@ -33,17 +83,28 @@ pub fn expired(files: &[(LogFile, bool)], now: i64, policy: Retention) -> Vec<(&
     gone
 }
 
-/// Removes a file with what is known about it, and the directories of hour and date that it was the last one in.
+/// Whether it stands for the blobs of an hour.
+fn is_blobs(file: &LogFile) -> bool {
+    file.path.file_name().is_some_and(|name| name == blobs::DIR)
+}
+
+/// Removes a file with what is known about it, or the blobs of an hour, and the directories of hour and date that it was the last one
+/// in. The list says so before.
 ///
 /// # Errors
-/// It stays.
-pub fn remove(file: &Path) -> io::Result<()> {
-    fs::remove_file(file)?;
-    match fs::remove_file(layout::profile(file)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// It stays, or some of it.
+pub fn remove(root: &Path, file: &LogFile, inventory: &Inventory) -> io::Result<()> {
+    if is_blobs(file) {
+        fs::remove_dir_all(&file.path)?;
+    } else {
+        inventory.note(&[Line::new(root, &file.path, By::Retention, None)?])?;
+        fs::remove_file(&file.path)?;
+        match fs::remove_file(layout::profile(&file.path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
-    for folder in file.ancestors().skip(1).take(2) {
+    for folder in file.path.ancestors().skip(1).take(2) {
         if fs::remove_dir(folder).is_err() {
             break;
         }
@@ -53,6 +114,8 @@ pub fn remove(file: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::predlog::layout::Partition;
 
@@ -77,6 +140,24 @@ mod tests {
         assert_eq!(hours(&files, 0, 25), [(1, Size)]);
         assert_eq!(hours(&files, 0, 9), [(1, Size), (2, Size), (3, Size)]);
         assert_eq!(hours(&files, 2, 15), [(1, Age), (2, Size)]);
+    }
+
+    #[test]
+    fn blobs_go_after_the_rows_of_their_hour() {
+        let blobs = |hour: i64| {
+            let (mut file, may) = file(hour, 100, true);
+            file.path = PathBuf::from(format!("{hour}")).join(blobs::DIR);
+            (file, may)
+        };
+        let files = [blobs(1), file(1, 10, true), blobs(2), file(2, 10, true)];
+        let policy = |max_bytes| Retention { max_age_hours: 0, max_bytes };
+        let gone = |max_bytes| {
+            let gone = expired(&files, 4 * HOUR_US, policy(max_bytes)).into_iter();
+            gone.map(|(file, _)| file.path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(215), ["1"]);
+        assert_eq!(gone(200), ["1", "1/_blobs"]);
+        assert_eq!(gone(105), ["1", "1/_blobs", "2"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! whole or not at all.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +23,7 @@ use parquet::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    blobs,
     columns::META,
     disk::{self, Disk, DiskFile},
     erased::Ledger,
@@ -108,10 +109,17 @@ pub fn rotate(
     let mut frames = Segment::open(segment).map_err(failed)?;
     let mut rotated = Rotated::default();
     let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
+    // What rows that are left out refer to, and maybe others.
+    let mut released = BTreeSet::new();
     while let Some(batch) = frames.read().map_err(failed)? {
         let Some(footer) = frames.footer() else { break };
         let all = batch.num_rows();
-        let batch = erased.without(&batch)?;
+        let whole = batch;
+        let batch = erased.without(&whole)?;
+        if batch.num_rows() < all {
+            let columns = blobs::columns(footer);
+            released.extend(blobs::references(&whole, &columns).map(str::to_owned));
+        }
         rotated.rows += batch.num_rows() as u64;
         rotated.erased += (all - batch.num_rows()) as u64;
         for (hour, rows) in by_hour(&batch)? {
@@ -140,6 +148,7 @@ pub fn rotate(
         inventory.note(&lines)
     });
     listed.map_err(|error| format!("_manifest of {node}-{boot}: {error}"))?;
+    blobs::release(root, released, erased, false).map_err(|error| error.0)?;
     Ok(rotated)
 }
 

@@ -16,13 +16,13 @@ use super::{
     capture,
     compact::{self, background::Background},
     disk, erased,
-    inventory::{By, Inventory, Line},
+    inventory::Inventory,
     layout,
-    reader::{Filter, Log, LogFile, ReadError},
+    reader::Log,
     retention,
     rotate::{Origin, Rotated, rotate},
     store::Shared,
-    upload::book::{self, Book},
+    upload::book::Book,
     writer::Sealed,
 };
 use crate::telemetry::predictions::{Cause, Reason};
@@ -238,9 +238,13 @@ impl Rotator {
     }
 
     fn expire(&self) {
+        let (root, upload) = (&self.shared.place.root, &self.shared.options.upload);
+        let log = Log { root: root.clone() };
+        let books: Vec<Book> =
+            upload.is_on().then(|| Book::of(root, &upload.uri)).into_iter().collect();
         for model in self.shared.models() {
             let policy = *model.retention.lock();
-            let files = match self.files(&model.name) {
+            let files = match retention::files(&log, &model.name, &books) {
                 Ok(files) => files,
                 Err(error) => {
                     tracing::warn!(%error, "the files of the prediction log cannot be listed, to remove what is too old");
@@ -249,9 +253,7 @@ impl Rotator {
             };
             let mut gone: BTreeMap<Cause, (u64, u64)> = BTreeMap::new();
             for (file, cause) in retention::expired(&files, capture::wall().wall_us, policy) {
-                let listed = Line::new(&self.shared.place.root, &file.path, By::Retention, None);
-                let listed = listed.and_then(|line| self.inventory.note(&[line]));
-                match listed.and_then(|()| retention::remove(&file.path)) {
+                match retention::remove(root, file, &self.inventory) {
                     Ok(()) => {
                         let sum = gone.entry(cause).or_default();
                         *sum = (sum.0 + 1, sum.1 + file.bytes);
@@ -302,28 +304,6 @@ impl Rotator {
                 tracing::error!(%error, "files of the prediction log are not put together: they stay as they are");
             }
         }
-    }
-
-    /// The files of a model, and whether each may go: where files go to a store, those that are there.
-    fn files(&self, model: &str) -> Result<Vec<(LogFile, bool)>, ReadError> {
-        let (root, upload) = (&self.shared.place.root, &self.shared.options.upload);
-        let of = Filter { model: Some(model.to_owned()), ..Filter::default() };
-        let files = Log { root: root.clone() }.files(&of)?;
-        if !upload.is_on() {
-            return Ok(files.into_iter().map(|file| (file, true)).collect());
-        }
-        let book = Book::of(root, &upload.uri);
-        let mut known = Vec::with_capacity(files.len());
-        for hour in files.chunk_by(|a, b| a.partition == b.partition) {
-            let dir = hour.first().and_then(|file| book::place(root, &file.path));
-            // What cannot be read says that nothing is there: nothing goes for its age.
-            let marks = dir.and_then(|(dir, _)| book.read(&dir).ok()).unwrap_or_default();
-            known.extend(hour.iter().map(|file| {
-                let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-                (file.clone(), marks.is_up(&name))
-            }));
-        }
-        Ok(known)
     }
 
     /// Writes down what has become of all rows since the start.

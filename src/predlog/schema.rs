@@ -51,14 +51,15 @@ fn signature_text(signature: &Signature) -> String {
 
 fn describe(column: &Column, signature: &Signature) -> ColumnRole {
     let inputs = signature.inputs.len();
-    let (tensor, index, part) = match column.source {
-        Source::Meta(_) | Source::PredLabel | Source::PredScore => (None, None, None),
-        Source::Element { tensor, at } => (Some(tensor), Some(at), Some(Part::Value)),
-        Source::Whole { tensor } => (Some(tensor), None, Some(Part::Value)),
-        Source::Shape { tensor } => (Some(tensor), None, Some(Part::Shape)),
-        Source::Digest { tensor } => (Some(tensor), None, Some(Part::Sha256)),
+    let (index, part) = match column.source {
+        Source::Meta(_) | Source::PredLabel | Source::PredScore => (None, None),
+        Source::Element { at, .. } => (Some(at), Some(Part::Value)),
+        Source::Whole { .. } => (None, Some(Part::Value)),
+        Source::Shape { .. } => (None, Some(Part::Shape)),
+        Source::Digest { .. } => (None, Some(Part::Sha256)),
+        Source::Reference { .. } => (None, Some(Part::Ref)),
     };
-    let spec = tensor.and_then(|at| match at.checked_sub(inputs) {
+    let spec = column.source.tensor().and_then(|at| match at.checked_sub(inputs) {
         None => signature.inputs.get(at),
         Some(at) => signature.outputs.get(at),
     });

@@ -74,6 +74,9 @@ pub struct Numbers {
     pub file_rows: AtomicU64,
     pub recovered_rows: AtomicU64,
     pub torn_bytes: AtomicU64,
+    /// Blobs that were written, and their bytes.
+    pub blobs: AtomicU64,
+    pub blob_bytes: AtomicU64,
     /// By `Cause as usize`.
     pub expired_files: [AtomicU64; Cause::ALL.len()],
     pub erased_rows: AtomicU64,
@@ -165,6 +168,8 @@ impl Shared {
             file_rows: count(&numbers.file_rows),
             recovered_rows: count(&numbers.recovered_rows),
             torn_bytes: count(&numbers.torn_bytes),
+            blobs: count(&numbers.blobs),
+            blob_bytes: count(&numbers.blob_bytes),
             expired_files: numbers.expired_files.each_ref().map(count),
             compaction: self.options.compact.enabled.then(|| CompactionReading {
                 done: count(&numbers.compactions),

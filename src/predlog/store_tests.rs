@@ -9,9 +9,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     predlog::{
+        blobs,
         capture::{Ending, Offered},
         footer::{self, LogSchema},
-        options::Mode,
+        options::{Large, Mode},
         reader::{Filter, Log},
         testing::{self, Frail, classifier, floats, tensor},
     },
@@ -90,9 +91,14 @@ fn attach(logs: &Logs, options: LogOptions) -> Arc<VersionLog> {
 
 /// A request that was answered.
 fn offer(log: &Arc<VersionLog>, id: &str) -> Offered {
+    offer_of(log, id, 1.0)
+}
+
+/// The same, of another first feature.
+fn offer_of(log: &Arc<VersionLog>, id: &str, feature: f32) -> Offered {
     let request = InferRequest { id: id.into(), ..InferRequest::default() };
     let mut entry = log.begin(&request, now(), None).expect("a row");
-    let x = tensor(Datatype::Fp32, &[1, 3], floats(&[1.0, 2.0, 3.0]));
+    let x = tensor(Datatype::Fp32, &[1, 3], floats(&[feature, 2.0, 3.0]));
     entry.bound(&[Some(x)], 1);
     let label = tensor(Datatype::Int64, &[1], 1i64.to_le_bytes().into());
     let scores = tensor(Datatype::Fp32, &[1, 2], floats(&[0.25, 0.75]));
@@ -231,6 +237,75 @@ fn a_power_cut_loses_no_row_whose_answer_went_out() {
     let ids = pipe.request_ids();
     let unique: BTreeSet<String> = ids.iter().cloned().collect();
     assert_eq!((ids.len(), &unique), (acknowledged.len(), &acknowledged));
+}
+
+/// Of what was answered in `durable` mode, large tensors are there as well, whole; of what was not, a row refers to nothing that is not.
+#[test]
+fn a_power_cut_loses_no_blob_whose_answer_went_out() {
+    let pipe = Pipe::new();
+    let options = || LogOptions {
+        mode: Mode::Durable,
+        max_inline_bytes: 8,
+        large: Large::Blob,
+        ..LogOptions::default()
+    };
+    for round in 0..4 {
+        let logs = pipe.start();
+        let log = attach(&logs, options());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        for n in 0..10 {
+            // Some of them are those of the round before: nobody knows whether their files were ever on the disk.
+            let feature = (round * 5 + n) as f32;
+            let Offered::Waits(waiting) = offer_of(&log, &format!("{round}-{n}"), feature) else {
+                panic!("nobody waits")
+            };
+            runtime.block_on(waiting.wait(None)).expect("on the disk");
+        }
+        assert_eq!(logs.shared.numbers.blobs.load(Ordering::Relaxed), 10);
+        pipe.disk.refuse(true);
+        offer_of(&log, "lost", -1.0);
+        assert!(logs.close(LIMIT));
+        pipe.disk.cut();
+        pipe.disk.refuse(false);
+    }
+    let logs = pipe.start();
+    wait_for(|| pipe.request_ids().len() >= 40);
+    assert!(logs.close(LIMIT));
+    let columns = ["in_x_ref".to_owned()];
+    let mut found = BTreeSet::new();
+    for batch in pipe.rows() {
+        for reference in blobs::references(&batch, &columns) {
+            let bytes = blobs::read(&pipe.options.dir, reference).expect("whole").expect("there");
+            found.insert(bytes);
+        }
+    }
+    let sent: BTreeSet<Vec<u8>> = (0..25).map(|n| floats(&[n as f32, 2.0, 3.0])).collect();
+    assert_eq!(found, sent);
+}
+
+#[test]
+fn a_disk_that_refuses_blobs_costs_their_rows_and_then_it_goes_on() {
+    let pipe = Pipe::new();
+    let logs = pipe.start();
+    let options = LogOptions { max_inline_bytes: 8, large: Large::Blob, ..LogOptions::default() };
+    let log = attach(&logs, options);
+    let account = || log.model.ring.account();
+    offer(&log, "before");
+    wait_for(|| account().written == 1);
+    pipe.disk.refuse(true);
+    // Its blob is there, so that its row alone is refused; that of the next one is not.
+    offer(&log, "lost");
+    offer_of(&log, "lost too", 9.0);
+    wait_for(|| account().dropped[Reason::Disk as usize] == 2);
+    pipe.disk.refuse(false);
+    offer_of(&log, "after", 9.0);
+    wait_for(|| account().written == 2);
+    assert!(logs.close(LIMIT) && account().holds());
+    let ids: BTreeSet<String> = pipe.request_ids().into_iter().collect();
+    assert_eq!(ids, ["after".to_owned(), "before".to_owned()].into());
+    assert_eq!(logs.shared.numbers.blobs.load(Ordering::Relaxed), 2);
+    assert_eq!(logs.shared.numbers.blob_bytes.load(Ordering::Relaxed), 24);
 }
 
 #[test]

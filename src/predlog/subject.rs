@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow_schema::SchemaRef;
 
 use super::{
-    columns::{self, Columns, Labelled, Source},
+    columns::{self, Columns, Labelled},
     footer::LogSchema,
     options::LogOptions,
     redact::{Key, Redaction},
@@ -93,13 +93,7 @@ impl Subject {
 fn needed(signature: &Signature, columns: &Columns) -> Vec<bool> {
     let inputs = signature.inputs.len();
     let mut needed = vec![false; inputs + signature.outputs.len()];
-    let of_columns = columns.columns.iter().filter_map(|column| match column.source {
-        Source::Element { tensor, .. }
-        | Source::Whole { tensor }
-        | Source::Shape { tensor }
-        | Source::Digest { tensor } => Some(tensor),
-        _ => None,
-    });
+    let of_columns = columns.columns.iter().filter_map(|column| column.source.tensor());
     let label = columns.label.iter().map(|label| match label {
         Labelled::By(output) | Labelled::Best(output, _) => inputs + output,
     });

@@ -126,6 +126,8 @@ struct State {
     synced: Mutex<HashMap<PathBuf, u64>>,
     /// Files whose names are not.
     unnamed: Mutex<HashMap<PathBuf, Option<PathBuf>>>,
+    /// Names that files were given while they were open, by those that they were made with.
+    renamed: Mutex<HashMap<PathBuf, PathBuf>>,
 }
 
 impl Frail {
@@ -172,6 +174,7 @@ impl Disk for Frail {
         let file = File::create(path)?;
         self.0.synced.lock().insert(path.into(), 0);
         self.0.unnamed.lock().insert(path.into(), None);
+        self.0.renamed.lock().remove(path);
         Ok(Box::new(FrailFile { file, path: path.into(), frail: self.clone() }))
     }
 
@@ -181,6 +184,7 @@ impl Disk for Frail {
         let mut synced = self.0.synced.lock();
         let length = synced.remove(from).unwrap_or(0);
         synced.insert(to.into(), length);
+        self.0.renamed.lock().insert(from.into(), to.into());
         let mut unnamed = self.0.unnamed.lock();
         unnamed.remove(from);
         unnamed.insert(to.into(), Some(from.into()));
@@ -220,7 +224,9 @@ impl DiskFile for FrailFile {
     fn sync(&mut self) -> io::Result<()> {
         self.frail.check()?;
         let length = self.file.metadata()?.len();
-        self.frail.0.synced.lock().insert(self.path.clone(), length);
+        let renamed = self.frail.0.renamed.lock().get(&self.path).cloned();
+        let path = renamed.unwrap_or_else(|| self.path.clone());
+        self.frail.0.synced.lock().insert(path, length);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use self::{
     remote::{Failed, Remote},
     tree::Files,
 };
-use super::{capture, digest, options::UploadOptions, store::Shared};
+use super::{blobs, capture, digest, options::UploadOptions, store::Shared};
 use crate::telemetry::predictions::UploadFailure as Kind;
 
 /// Between two looks at what is there, where nobody says that something is new.
@@ -213,7 +213,8 @@ impl Uploader {
                 Todo { since, dir: dir.clone(), action }
             }));
         }
-        todo.sort_by_key(|todo| todo.since);
+        // Blobs before the rows that refer to them, which are younger or of the same moment.
+        todo.sort_by_key(|todo| (todo.since, !todo.dir.ends_with(blobs::DIR)));
         Ok(todo)
     }
 

@@ -1,12 +1,15 @@
 //! Holds the files of a log to what they promise: every row is read, nothing is believed.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use arrow_array::{Array, Float64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Schema, TimeUnit};
 
 use super::{
-    digest,
+    blobs, digest,
     layout::Partition,
     reader::{LogFile, Opened, ReadError, times},
     value,
@@ -40,25 +43,44 @@ fn required() -> [(&'static str, DataType); 12] {
     ]
 }
 
-/// The event ids of one hour, so that a row that is in two of its files is found.
+/// What was seen of one hour: the event ids, so that a row that is in two of its files is found, and the blobs, each of which is read once.
 #[derive(Debug, Default)]
-pub struct Seen(HashSet<u128>);
+pub struct Seen {
+    ids: HashSet<u128>,
+    blobs: HashMap<String, Blob>,
+}
 
-/// Reads a file whole. The error is for what cannot be read at all, such as a file that has gone.
-pub fn file(file: &LogFile, seen: &mut Seen) -> Result<Checked, ReadError> {
+/// What became of a blob that a row refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blob {
+    Whole,
+    Gone,
+    Damaged,
+}
+
+/// Reads a file of the log below `root` whole, and the blobs that it refers to. The error is for what cannot be read at all, such as a
+/// file that has gone.
+pub fn file(root: &Path, file: &LogFile, seen: &mut Seen) -> Result<Checked, ReadError> {
     let sha256 = digest::file(&file.path)?;
     let mut checked = Checked { rows: 0, bytes: file.bytes, sha256, problems: Vec::new() };
-    if let Err(why) = read(file, seen, &mut checked) {
+    if let Err(why) = read(root, file, seen, &mut checked) {
         checked.problems.push(why.0);
     }
     Ok(checked)
 }
 
-fn read(file: &LogFile, seen: &mut Seen, checked: &mut Checked) -> Result<(), ReadError> {
+fn read(
+    root: &Path,
+    file: &LogFile,
+    seen: &mut Seen,
+    checked: &mut Checked,
+) -> Result<(), ReadError> {
     let opened = Opened::at(&file.path)?;
+    let mut refer = Vec::new();
     checked.problems.extend(columns(&opened.schema));
     match opened.roles() {
         Ok(roles) => {
+            refer = blobs::columns(&roles);
             let named: HashSet<&str> = roles.columns.iter().map(|c| c.name.as_str()).collect();
             let there: HashSet<&str> =
                 opened.schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -79,6 +101,9 @@ fn read(file: &LogFile, seen: &mut Seen, checked: &mut Checked) -> Result<(), Re
         let batch = batch?;
         checked.rows += batch.num_rows() as u64;
         wrong.look(&batch, &file.partition, seen).map_err(ReadError)?;
+        for reference in blobs::references(&batch, &refer) {
+            wrong.refer(root, reference, seen);
+        }
     }
     if checked.rows != promised {
         checked
@@ -114,9 +139,25 @@ struct Wrong {
     doubles: u64,
     shares: u64,
     nulls: u64,
+    blobs_gone: u64,
+    blobs_damaged: u64,
 }
 
 impl Wrong {
+    fn refer(&mut self, root: &Path, reference: &str, seen: &mut Seen) {
+        let look = || match blobs::read(root, reference) {
+            Ok(Some(_)) => Blob::Whole,
+            Ok(None) => Blob::Gone,
+            Err(_) => Blob::Damaged,
+        };
+        let found = match seen.blobs.get(reference) {
+            Some(found) => *found,
+            None => *seen.blobs.entry(reference.to_owned()).or_insert_with(look),
+        };
+        self.blobs_gone += u64::from(found == Blob::Gone);
+        self.blobs_damaged += u64::from(found == Blob::Damaged);
+    }
+
     fn look(
         &mut self,
         batch: &RecordBatch,
@@ -138,7 +179,7 @@ impl Wrong {
             self.nulls += column.map_or(0, |column| column.null_count() as u64);
         }
         for id in ids(batch)? {
-            self.doubles += u64::from(!seen.0.insert(id));
+            self.doubles += u64::from(!seen.ids.insert(id));
         }
         let shares = batch.column_by_name("sample_p");
         if let Some(shares) = shares.and_then(|c| c.as_any().downcast_ref::<Float64Array>()) {
@@ -162,6 +203,8 @@ impl Wrong {
             (self.doubles, "rows are there twice (event_id)".to_owned()),
             (self.shares, "rows have a sample_p outside (0, 1]".to_owned()),
             (self.nulls, "cells are null that must not be".to_owned()),
+            (self.blobs_gone, "cells refer to blobs that are not there".to_owned()),
+            (self.blobs_damaged, "cells refer to blobs that do not hold what they name".to_owned()),
         ]
         .into_iter()
         .filter(|(count, _)| *count > 0)

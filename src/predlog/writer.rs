@@ -16,9 +16,11 @@ use crossbeam_channel::Sender;
 use tokio::sync::oneshot;
 
 use super::{
+    blobs::keep::Keeper,
     capture,
     disk::DiskFile,
     encode::{Ids, encode},
+    large::Larges,
     record::{Lost, Record},
     store::{ModelLog, Shared},
     subject::Subject,
@@ -63,6 +65,7 @@ pub struct Writer {
     open: HashMap<usize, Open>,
     commits: Vec<Commit>,
     ids: Ids,
+    blobs: Keeper,
     next: u64,
     synced: Instant,
     /// Held for as long as this runs, so that nobody takes our segments for left behind.
@@ -79,6 +82,7 @@ impl Writer {
             open: HashMap::new(),
             commits: Vec::new(),
             ids: Ids::new(seed),
+            blobs: Keeper::default(),
             next: 0,
             synced: Instant::now(),
             lock: None,
@@ -165,7 +169,9 @@ impl Writer {
         let key = Arc::as_ptr(&first.subject) as usize;
         let begins = !self.open.contains_key(&key);
         let footer = begins.then(|| first.subject.footer.text());
-        let frame = encode(records, &mut self.ids, anchor)
+        let larges = Larges::of(records, anchor);
+        self.keep_blobs(&larges).map_err(|error| self.unwritable(&error))?;
+        let frame = encode(records, &larges, &mut self.ids, anchor)
             .and_then(|batch| wal::frame(&batch, footer.as_deref()));
         let frame = frame.map_err(|error| {
             let model = &*first.subject.model;
@@ -187,6 +193,13 @@ impl Writer {
             tracing::info!("the prediction log is written again");
         }
         Ok(key)
+    }
+
+    fn keep_blobs(&mut self, larges: &Larges<'_>) -> std::io::Result<()> {
+        let (blobs, bytes) = self.blobs.keep(&self.shared.place, larges)?;
+        self.shared.numbers.blobs.fetch_add(blobs, Ordering::Relaxed);
+        self.shared.numbers.blob_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A new segment.
@@ -254,7 +267,8 @@ impl Writer {
 
     fn sync(&mut self, key: usize) -> bool {
         let Some(open) = self.open.get_mut(&key) else { return false };
-        match open.file.sync() {
+        // What rows refer to, before them.
+        match self.blobs.sync(&*self.shared.place.disk).and_then(|()| open.file.sync()) {
             Ok(()) => {
                 open.synced = open.bytes;
                 true
@@ -276,7 +290,8 @@ impl Writer {
         for key in keys {
             let Some(open) = self.open.get_mut(&key) else { continue };
             if due && open.synced < open.bytes {
-                match open.file.sync() {
+                let blobs = self.blobs.sync(&*self.shared.place.disk);
+                match blobs.and_then(|()| open.file.sync()) {
                     Ok(()) => open.synced = open.bytes,
                     Err(error) => {
                         // What was written is counted as written; what the disk has of it, the rotator finds.
@@ -303,8 +318,9 @@ impl Writer {
         }
     }
 
-    fn seal(&self, mut open: Open) {
-        if let Err(error) = open.file.sync() {
+    fn seal(&mut self, mut open: Open) {
+        let blobs = self.blobs.sync(&*self.shared.place.disk);
+        if let Err(error) = blobs.and_then(|()| open.file.sync()) {
             self.unwritable(&error);
         }
         let Open { path, number, bytes, .. } = open;

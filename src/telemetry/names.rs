@@ -284,6 +284,14 @@ pub const PREDICTIONS_TORN: Metric = counter(
     &[],
     "Bytes at the end of write-ahead logs that were no whole frame, and were cut off.",
 );
+pub const PREDICTIONS_BLOBS: Metric = counter(
+    "onnxd_predlog_blobs_total",
+    "blobs",
+    &[],
+    "Large tensors that the prediction log has written as files of their own (log.large: blob).",
+);
+pub const PREDICTIONS_BLOB_BYTES: Metric =
+    counter("onnxd_predlog_blob_bytes_total", "bytes", &[], "Bytes of those files.");
 pub const PREDICTIONS_EXPIRED: Metric = counter(
     "onnxd_predlog_files_expired_total",
     "files",

@@ -180,6 +180,9 @@ pub struct Reading {
     pub recovered_rows: u64,
     /// Bytes cut off from such.
     pub torn_bytes: u64,
+    /// Large tensors that were written as files of their own, and their bytes.
+    pub blobs: u64,
+    pub blob_bytes: u64,
     /// Files that retention removed, by `Cause as usize`.
     pub expired_files: [u64; Cause::ALL.len()],
     /// Rows that were left out of files, since their subject is erased.
@@ -233,6 +236,8 @@ pub fn write(page: &mut Page, reading: Option<&Reading>) {
     page.single(&names::PREDICTIONS_FILE_ROWS, Some(reading.file_rows));
     page.single(&names::PREDICTIONS_RECOVERED, Some(reading.recovered_rows));
     page.single(&names::PREDICTIONS_TORN, Some(reading.torn_bytes));
+    page.single(&names::PREDICTIONS_BLOBS, Some(reading.blobs));
+    page.single(&names::PREDICTIONS_BLOB_BYTES, Some(reading.blob_bytes));
     page.family(&names::PREDICTIONS_EXPIRED);
     for cause in Cause::ALL {
         let labels = [("reason", cause.label())];

@@ -147,7 +147,7 @@ fn completions_complete() {
 }
 
 /// What follows `onnxd` in the name of a page.
-const PAGES: [&str; 36] = [
+const PAGES: [&str; 37] = [
     "-check",
     "-completions",
     "-dataset",
@@ -159,6 +159,7 @@ const PAGES: [&str; 36] = [
     "-log-compact",
     "-log-dump",
     "-log-erase",
+    "-log-expire",
     "-log-explain",
     "-log-ls",
     "-log-sql",

@@ -1,5 +1,6 @@
 //! Requests from a prediction log of onnxd: what was asked, and when, as its Parquet files have it (docs/logging.md).
 
+mod blobs;
 mod cells;
 pub mod files;
 mod footer;
@@ -199,7 +200,7 @@ impl Taken<'_> {
             return Ok(());
         }
         self.told.files += 1;
-        let mut reader = Reader::of(builder, &footer, self.model)?;
+        let mut reader = Reader::of((builder, path), &footer, self.model)?;
         // Rows of one request were received at one time, and a file is sorted by that.
         let mut together: Vec<Row> = Vec::new();
         while let Some(rows) = reader.next(|ts| wanted.covers(ts))? {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{Place, moment, progress::Progress, span, too_little, unread, usage};
 use crate::dataset::{
+    blobs::Blobs,
     build::{Refused, Request, build, withheld},
     manifest::Manifest,
 };
@@ -173,6 +174,12 @@ fn show(manifest: &Manifest, args: &Build) {
                 manifest.rows_seen,
                 parts.join(", ")
             ));
+            let Blobs { files, bytes, gone } = manifest.blobs;
+            if files + gone > 0 {
+                output::say(&format!(
+                    "{files} large tensors, {bytes} bytes, lie in `blobs` beside the rows; {gone} were there no more"
+                ));
+            }
             for leak in &manifest.suspect_columns {
                 output::say(&format!("warning: {}: {}", leak.column, leak.why));
             }

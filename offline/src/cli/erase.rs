@@ -106,6 +106,12 @@ fn show(evidence: &Evidence) {
             "{open} rows are written ahead by a server that runs, which leaves them out when it makes files of them"
         ));
     }
+    if !evidence.blobs.is_empty() {
+        let (count, bytes) =
+            (evidence.blobs.len(), evidence.blobs.iter().map(|b| b.bytes).sum::<u64>());
+        let verb = if evidence.done { "are removed" } else { "would be removed" };
+        output::say(&format!("{count} large tensors, {bytes} bytes, {verb}"));
+    }
     for file in &evidence.label_files {
         output::say(&match &file.left {
             None if evidence.done => format!("{} is removed", file.file),

@@ -15,6 +15,7 @@ use onnxd::predlog::{
 };
 
 use super::{
+    blobs::{self, Blobs},
     columns::Columns,
     guards::Leak,
     manifest::{self, Manifest, Query, Source, Written},
@@ -108,8 +109,10 @@ fn build_as(
         return Err(Refused::Leaks(leaks));
     }
     fs::remove_dir_all(&aside).map_err(|error| failed(&aside, error))?;
+    let blobs = blobs::bring(&request.log.root, part, columns)?;
     let query = query(request, &wanted, columns, cuts);
-    let manifest = describe(request, query, (written, leaks), (&selection, columns, files))?;
+    let found = (&selection, columns, files);
+    let manifest = Manifest { blobs, ..describe(request, query, (written, leaks), found)? };
     publish(part, request, columns, &manifest)?;
     Ok(manifest)
 }
@@ -211,6 +214,7 @@ fn describe(
         log_files: log.iter().map(|file| source(&file.path)).collect::<Result<_, _>>()?,
         label_files: labels.iter().map(|path| source(path)).collect::<Result<_, _>>()?,
         code: format!("onnxd-offline {}", env!("CARGO_PKG_VERSION")),
+        blobs: Blobs::default(),
     })
 }
 

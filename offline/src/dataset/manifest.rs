@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use onnxd::predlog::digest;
 use serde::Serialize;
 
-use super::{guards::Leak, split::Cuts};
+use super::{blobs::Blobs, guards::Leak, split::Cuts};
 
 /// One file of the data set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +68,8 @@ pub struct Manifest {
     pub label_files: Vec<Source>,
     /// Of the program that built it.
     pub code: String,
+    /// Large tensors that rows refer to.
+    pub blobs: Blobs,
 }
 
 /// The id of a data set.

@@ -8,9 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow_array::{Array, RecordBatch, StringArray};
+use arrow_array::{BooleanArray, RecordBatch, StringArray};
+use arrow_select::filter::filter_record_batch;
 use onnxd::predlog::{
-    digest, disk,
+    blobs, digest, disk,
     erased::Ledger,
     inventory::{By, Inventory, LeftOut, Line},
     layout,
@@ -46,6 +47,8 @@ struct Held {
     /// Model and version.
     of: Option<(String, String)>,
     label_keys: Vec<String>,
+    /// What they refer to.
+    blobs: BTreeSet<String>,
 }
 
 impl Found {
@@ -93,7 +96,7 @@ impl Found {
         Ok(found)
     }
 
-    /// Adds the label keys of rows about the subjects, by model, and the versions that answered them.
+    /// Adds the label keys of rows about the subjects, by model, the versions that answered them, and the blobs that they refer to.
     ///
     /// # Errors
     /// A segment cannot be read.
@@ -101,13 +104,14 @@ impl Found {
         &self,
         subjects: &BTreeSet<String>,
         label_keys: &mut BTreeMap<String, HashSet<String>>,
-        versions: &mut BTreeSet<String>,
+        (versions, blobs): (&mut BTreeSet<String>, &mut BTreeSet<String>),
     ) -> Result<(), ReadError> {
         for path in self.closed.iter().chain(&self.open) {
             let Some(held) = held(path, subjects)? else { continue };
             if let (Some((model, version)), true) = (held.of, held.rows > 0) {
                 versions.insert(format!("{model}/{version}"));
                 label_keys.entry(model).or_default().extend(held.label_keys);
+                blobs.extend(held.blobs);
             }
         }
         Ok(())
@@ -179,12 +183,14 @@ fn held(path: &Path, subjects: &BTreeSet<String>) -> Result<Option<Held>, ReadEr
     let mut held = Held::default();
     while let Some(batch) = segment.read().map_err(|error| failed(path, error))? {
         let Ok(subject) = column::<StringArray>(&batch, "subject_key") else { continue };
-        let keys: &StringArray = column(&batch, "label_key").map_err(|why| failed(path, why))?;
-        let rows = (0..batch.num_rows()).filter(|row| subject.is_valid(*row));
-        for row in rows.filter(|row| subjects.contains(subject.value(*row))) {
-            held.rows += 1;
-            held.label_keys.push(keys.value(row).to_owned());
-        }
+        let about = |key: Option<&str>| Some(key.is_some_and(|key| subjects.contains(key)));
+        let theirs: BooleanArray = subject.iter().map(about).collect();
+        let rows = filter_record_batch(&batch, &theirs).map_err(|error| failed(path, error))?;
+        let keys: &StringArray = column(&rows, "label_key").map_err(|why| failed(path, why))?;
+        held.rows += rows.num_rows() as u64;
+        held.label_keys.extend(keys.iter().flatten().map(str::to_owned));
+        let refer = segment.footer().map(blobs::columns).unwrap_or_default();
+        held.blobs.extend(blobs::references(&rows, &refer).map(str::to_owned));
     }
     held.torn = segment.torn();
     held.of = segment.footer().map(|footer| (footer.model.clone(), footer.version.clone()));

@@ -3,22 +3,28 @@
 use std::collections::BTreeMap;
 
 use arrow_array::RecordBatch;
-use onnxd::predlog::{
-    footer::{LogSchema, Part, Role},
-    value::{self, Value},
+use onnxd::{
+    predlog::{
+        footer::{LogSchema, Part, Role},
+        value::{self, Value},
+    },
+    types::datatype::Datatype,
 };
 use serde_json::{Value as Json, json};
 
-use super::InputSpec;
+use super::{InputSpec, elements::values};
 
 /// Where an input's elements are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
     /// One column an element, in order.
     Spread(Vec<String>),
-    /// One column of lists, or of one element a row; and that of its dimensions.
-    Whole { column: String, shape: Option<String> },
+    /// One column of lists, or of one element a row; that of its dimensions; and that of the blobs that hold what was too large.
+    Whole { column: Option<String>, shape: Option<String>, blob: Option<String> },
 }
+
+/// What gives the bytes of a blob, by what a row says of it; or says why it cannot.
+pub type Blobs<'b> = &'b dyn Fn(&str) -> Result<Vec<u8>, String>;
 
 /// How the rows of one file become requests.
 #[derive(Clone, Debug)]
@@ -42,12 +48,15 @@ impl Plan {
     ///
     /// # Errors
     /// What a row lacks.
-    pub fn request(&self, batch: &RecordBatch, first: usize, count: usize) -> Result<Json, String> {
-        let inputs: Result<Vec<Json>, String> = self
-            .inputs
-            .iter()
-            .map(|(spec, found)| self.input(spec, found, batch, first..first + count))
-            .collect();
+    pub fn request(
+        &self,
+        (batch, blobs): (&RecordBatch, Blobs<'_>),
+        first: usize,
+        count: usize,
+    ) -> Result<Json, String> {
+        let rows = first..first + count;
+        let of = |(spec, found): &(_, _)| self.input(spec, found, (batch, blobs), rows.clone());
+        let inputs: Result<Vec<Json>, String> = self.inputs.iter().map(of).collect();
         Ok(json!({ "inputs": inputs? }))
     }
 
@@ -55,14 +64,14 @@ impl Plan {
         &self,
         spec: &InputSpec,
         found: &Found,
-        batch: &RecordBatch,
+        (batch, blobs): (&RecordBatch, Blobs<'_>),
         rows: std::ops::Range<usize>,
     ) -> Result<Json, String> {
         let mut data: Vec<Json> = Vec::new();
         let mut dims: Option<Vec<i64>> = None;
         let count = rows.len() as i64;
         for row in rows {
-            let values = elements(found, batch, row)?;
+            let values = elements(spec, found, (batch, blobs), row)?;
             let own = own_dims(spec, found, batch, row, (values.len(), self.table))?;
             if dims.as_ref().is_some_and(|dims| *dims != own) {
                 return Err(format!("{}: rows of different shapes in one batch", spec.name));
@@ -102,14 +111,24 @@ fn found(schema: &LogSchema, spec: &InputSpec) -> Result<Found, String> {
     }
     let named =
         |part: Part| of.iter().find(|column| column.part == Some(part)).map(|c| c.name.clone());
-    match named(Part::Value) {
-        Some(column) => Ok(Found::Whole { column, shape: named(Part::Shape) }),
-        None => Err(format!("input {}: its values were not logged", spec.name)),
+    let was = of.iter().find_map(|column| column.datatype.as_deref());
+    match (named(Part::Value), named(Part::Ref)) {
+        (None, None) => Err(format!("input {}: its values were not logged", spec.name)),
+        (_, Some(_)) if was != Some(&spec.datatype) => {
+            let was = was.unwrap_or_default();
+            Err(format!("input {}: it was {was} when it was logged", spec.name))
+        }
+        (column, blob) => Ok(Found::Whole { column, shape: named(Part::Shape), blob }),
     }
 }
 
 /// The elements of one row.
-fn elements(found: &Found, batch: &RecordBatch, row: usize) -> Result<Vec<Value>, String> {
+fn elements(
+    spec: &InputSpec,
+    found: &Found,
+    (batch, blobs): (&RecordBatch, Blobs<'_>),
+    row: usize,
+) -> Result<Vec<Value>, String> {
     let cell = |name: &str| -> Result<Value, String> {
         let column =
             batch.column_by_name(name).ok_or_else(|| format!("there is no column {name}"))?;
@@ -120,10 +139,21 @@ fn elements(found: &Found, batch: &RecordBatch, row: usize) -> Result<Vec<Value>
     };
     match found {
         Found::Spread(columns) => columns.iter().map(|name| cell(name)).collect(),
-        Found::Whole { column, .. } => Ok(match cell(column)? {
-            Value::List(items) => items,
-            one => vec![one],
-        }),
+        Found::Whole { column, blob, .. } => {
+            if let Some(Ok(Value::Text(reference))) = blob.as_deref().map(&cell) {
+                let bytes = blobs(&reference)?;
+                let datatype = Datatype::parse(&spec.datatype);
+                let values = datatype.and_then(|datatype| values(datatype, &bytes));
+                return values.ok_or_else(|| format!("{reference}: no elements of {}", spec.name));
+            }
+            let column = column.as_deref().ok_or_else(|| {
+                format!("input {}: the row has neither its values nor a blob", spec.name)
+            })?;
+            Ok(match cell(column)? {
+                Value::List(items) => items,
+                one => vec![one],
+            })
+        }
     }
 }
 

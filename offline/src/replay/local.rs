@@ -3,11 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use onnxd::{
     app,
     cli::settings::Settings,
-    predlog::value::Value,
     repository::{
         entry::entries,
         job::Job,
@@ -20,13 +18,13 @@ use onnxd::{
         datatype::Datatype,
         model::{Dim, TensorSpec},
         request::InputTensor,
-        tensor::{Tensor, TensorView, bytes_elements},
+        tensor::{Tensor, TensorView},
     },
     wire::json::decode_request,
 };
 use serde_json::{Value as Json, json};
 
-use super::{InputSpec, Output, Target};
+use super::{InputSpec, Output, Target, elements};
 
 /// An opened version.
 pub struct Local {
@@ -154,58 +152,7 @@ impl Aligned {
 }
 
 fn output(name: &str, tensor: &Tensor) -> Result<Output, String> {
-    let values = match (tensor.datatype, tensor.datatype.size()) {
-        (_, None) => bytes_elements(&tensor.data)
-            .map(|element| element.map(|e| Value::Text(String::from_utf8_lossy(e).into_owned())))
-            .collect::<Option<Vec<Value>>>()
-            .ok_or_else(|| format!("output {name} is malformed"))?,
-        (datatype, Some(size)) => {
-            tensor.data.chunks_exact(size).map(|bytes| number(datatype, bytes)).collect()
-        }
-    };
+    let values = elements::values(tensor.datatype, &tensor.data)
+        .ok_or_else(|| format!("output {name} is malformed"))?;
     Ok(Output { name: name.to_owned(), dims: tensor.dims.to_vec(), values })
-}
-
-/// A little-endian element of a fixed size, as the log would have it.
-fn number(datatype: Datatype, bytes: &[u8]) -> Value {
-    let mut word = [0u8; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    let raw = u64::from_le_bytes(word);
-    let signed = |bits: u32| ((raw << (64 - bits)).cast_signed()) >> (64 - bits);
-    match datatype {
-        Datatype::Bool => Value::Bool(raw != 0),
-        Datatype::Uint8 | Datatype::Uint16 | Datatype::Uint32 => Value::Int(raw.cast_signed()),
-        Datatype::Uint64 => Value::Text(raw.to_string()),
-        Datatype::Int8 => Value::Int(signed(8)),
-        Datatype::Int16 => Value::Int(signed(16)),
-        Datatype::Int32 => Value::Int(signed(32)),
-        Datatype::Int64 => Value::Int(raw.cast_signed()),
-        Datatype::Fp16 => Value::Float(f16::from_bits(raw as u16).to_f32()),
-        Datatype::Bf16 => Value::Float(bf16::from_bits(raw as u16).to_f32()),
-        Datatype::Fp32 => Value::Float(f32::from_bits(raw as u32)),
-        Datatype::Fp64 => Value::Double(f64::from_bits(raw)),
-        Datatype::Bytes => Value::Null,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_are_what_their_bytes_say() {
-        assert_eq!(number(Datatype::Int8, &[0xff]), Value::Int(-1));
-        assert_eq!(number(Datatype::Uint8, &[0xff]), Value::Int(255));
-        assert_eq!(number(Datatype::Int32, &(-7i32).to_le_bytes()), Value::Int(-7));
-        assert_eq!(number(Datatype::Int64, &i64::MIN.to_le_bytes()), Value::Int(i64::MIN));
-        assert_eq!(
-            number(Datatype::Uint64, &u64::MAX.to_le_bytes()),
-            Value::Text(u64::MAX.to_string())
-        );
-        assert_eq!(number(Datatype::Fp32, &0.1f32.to_le_bytes()), Value::Float(0.1));
-        assert_eq!(
-            number(Datatype::Fp16, &f16::from_f32(0.5).to_bits().to_le_bytes()),
-            Value::Float(0.5)
-        );
-    }
 }

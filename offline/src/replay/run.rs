@@ -8,6 +8,7 @@ use std::{
 
 use arrow_array::{Int32Array, RecordBatch};
 use onnxd::predlog::{
+    blobs,
     reader::{Filter, LogFile, Opened, ReadError, failed, rows, times},
     stat::Spread,
     value,
@@ -16,7 +17,7 @@ use onnxd::predlog::{
 use super::{
     Target,
     compare::{Findings, Logged, Row, Tolerance, logged},
-    inputs::Plan,
+    inputs::{Blobs, Plan},
 };
 use crate::coverage::{column, numbers, texts};
 
@@ -87,6 +88,11 @@ impl Replay<'_> {
         let roles = Opened::at(&file.path)?.roles()?;
         let plan = Plan::of(&roles, self.target.inputs());
         let columns = logged(&roles);
+        let blobs = |reference: &str| match blobs::read(file.root(), reference) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err("a blob of it is there no more".to_owned()),
+            Err(why) => Err(why.0),
+        };
         for batch in rows(file, filter, None)? {
             let batch = batch?;
             let chosen = self.chosen(&batch).map_err(|why| failed(&file.path, why))?;
@@ -95,7 +101,7 @@ impl Replay<'_> {
             match &plan {
                 Err(why) => count(&mut self.outcome.skipped, why, chosen.len() as u64),
                 Ok(plan) => {
-                    self.batch(plan, &columns, &batch, &chosen)
+                    self.batch(plan, &columns, (&batch, &blobs), &chosen)
                         .map_err(|why| failed(&file.path, why))?;
                 }
             }
@@ -122,7 +128,7 @@ impl Replay<'_> {
         &mut self,
         plan: &Plan,
         columns: &[Logged],
-        batch: &RecordBatch,
+        (batch, blobs): (&RecordBatch, Blobs<'_>),
         chosen: &[usize],
     ) -> Result<(), String> {
         let times = times(batch)?;
@@ -130,12 +136,12 @@ impl Replay<'_> {
         // Rows asked at once follow one another in the log.
         for run in chosen.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(size)) {
             self.wait(times.value(run[0]));
-            match plan.request(batch, run[0], run.len()) {
+            match plan.request((batch, blobs), run[0], run.len()) {
                 Ok(body) => self.ask(&body, columns, batch, run)?,
                 // One of them lacks something: the others are asked alone.
                 Err(_) if run.len() > 1 => {
                     for row in run {
-                        match plan.request(batch, *row, 1) {
+                        match plan.request((batch, blobs), *row, 1) {
                             Ok(body) => self.ask(&body, columns, batch, &[*row])?,
                             Err(why) => count(&mut self.outcome.skipped, &why, 1),
                         }

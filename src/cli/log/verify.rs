@@ -178,7 +178,7 @@ fn files(log: &Log, filter: &Filter) -> Result<Vec<(LogFile, Checked)>, ReadErro
     for hour in files.chunk_by(|a, b| a.partition == b.partition) {
         let mut seen = verify::Seen::default();
         for file in hour {
-            match verify::file(file, &mut seen) {
+            match verify::file(&log.root, file, &mut seen) {
                 Ok(checked) => all.push((file.clone(), checked)),
                 Err(_) if !file.path.exists() => {}
                 Err(error) => return Err(error),

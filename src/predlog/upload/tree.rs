@@ -1,4 +1,5 @@
-//! What of a log goes up: its closed files of rows with what lies beside them, labels, and the accounts of servers that have ended.
+//! What of a log goes up: its closed files of rows with what lies beside them, the blobs that they refer to, labels, and the accounts
+//! of servers that have ended.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +10,7 @@ use std::{
 
 use super::book;
 use crate::predlog::{
+    blobs,
     labels::store::Store,
     layout,
     reader::{Filter, Log, ReadError, failed},
@@ -29,6 +31,10 @@ pub fn closed(root: &Path, now: SystemTime) -> Result<BTreeMap<String, Files>, R
     for file in (Log { root: root.to_owned() }).files(&Filter::default())? {
         paths.push(layout::profile(&file.path));
         paths.push(file.path);
+    }
+    for (hour, _) in (Log { root: root.to_owned() }).hours(&Filter::default())? {
+        let own = blobs::of_hour(&hour)?;
+        paths.extend(own.into_iter().map(|(name, _)| hour.join(blobs::DIR).join(name)));
     }
     let labels = Store::at(root);
     for model in labels.models()? {

@@ -15,7 +15,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray, types};
 use arrow_schema::{DataType, Schema, TimeUnit};
 
 use super::{
-    cells, files,
+    blobs, cells, files,
     footer::{self, Column, Footer},
 };
 use crate::{
@@ -66,6 +66,8 @@ pub struct Reader<'a> {
     pub table: bool,
     /// Whether `request_id` is what was sent.
     pub ids: bool,
+    /// The directory of the file.
+    hour: &'a Path,
     batches: ParquetRecordBatchReader,
 }
 
@@ -81,8 +83,13 @@ struct Input<'a> {
 enum Found {
     /// A column an element, in order.
     Spread(Vec<String>),
-    /// A column of lists, that of their dimensions, and that of the digest of those that are too large.
-    Whole { column: String, shape: Option<String>, digest: Option<String> },
+    /// A column of lists, that of their dimensions, and those of the digest and the blob of those that are too large.
+    Whole {
+        column: Option<String>,
+        shape: Option<String>,
+        digest: Option<String>,
+        blob: Option<String>,
+    },
     /// Why none of the file's rows has what was sent.
     Never(String),
 }
@@ -123,7 +130,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// In words, without the path: columns that are not those of a log.
     pub fn of(
-        builder: Builder,
+        (builder, path): (Builder, &'a Path),
         footer: &Footer,
         model: &'a ModelMetadata,
     ) -> Result<Reader<'a>, String> {
@@ -137,9 +144,9 @@ impl<'a> Reader<'a> {
             let found = find(input, footer, &schema, datatype)?;
             match &found {
                 Found::Spread(columns) => wanted.extend(columns.iter().cloned()),
-                Found::Whole { column, shape, digest } => {
-                    wanted.push(column.clone());
-                    wanted.extend(shape.iter().chain(digest).cloned());
+                Found::Whole { column, shape, digest, blob } => {
+                    let all = column.iter().chain(shape).chain(digest).chain(blob);
+                    wanted.extend(all.cloned());
                 }
                 Found::Never(_) => {}
             }
@@ -150,7 +157,8 @@ impl<'a> Reader<'a> {
         let mask = ProjectionMask::roots(builder.parquet_schema(), places);
         let batches = builder.with_projection(mask).with_batch_size(CHUNK).build();
         let batches = batches.map_err(|e| format!("it is damaged: {e}"))?;
-        Ok(Reader { inputs, table, ids: footer.as_it_was("request_id"), batches })
+        let hour = path.parent().unwrap_or(Path::new(""));
+        Ok(Reader { inputs, table, ids: footer.as_it_was("request_id"), hour, batches })
     }
 
     /// The next rows of those that `covers` asks for; `None` at the end.
@@ -169,7 +177,7 @@ impl<'a> Reader<'a> {
     }
 
     fn row(&self, batch: &RecordBatch, meta: &Meta<'_>, at: usize) -> Row {
-        let part = |input: &Input<'_>| input.slot(batch, at, self.table);
+        let part = |input: &Input<'_>| input.slot((batch, self.hour), at, self.table);
         Row {
             ts: meta.ts.as_primitive::<types::TimestampMicrosecondType>().value(at),
             id: meta.id.as_string::<i32>().value(at).to_owned(),
@@ -288,18 +296,28 @@ fn find(
         let column = own.iter().find(|column| column.part.as_deref() == Some(part));
         column.map(|column| column.name.clone())
     };
-    match (values.first(), named("sha256")) {
-        (Some(column), digest) => {
-            is(&column.name, true)?;
+    let (digest, blob) = (named("sha256"), named("ref").filter(|name| is_text(schema, name)));
+    match (values.first(), &blob, &digest) {
+        (None, None, Some(_)) => never(LARGE.to_owned()),
+        (None, None, None) => never("is not in the log".to_owned()),
+        (column, _, _) => {
+            let was = own.iter().find_map(|column| column.datatype.as_deref());
+            if let Some(other) = was.filter(|was| *was != input.datatype) {
+                return never(format!("was {other} when it was logged, and is {}", input.datatype));
+            }
+            column.map_or(Ok(()), |column| is(&column.name, true))?;
             let shape = named("shape").filter(|name| is_dimensions(schema, name));
-            Ok(Found::Whole { column: column.name.clone(), shape, digest })
+            let column = column.map(|column| column.name.clone());
+            Ok(Found::Whole { column, shape, digest, blob })
         }
-        (None, Some(_)) => never(LARGE.to_owned()),
-        (None, None) => never("is not in the log".to_owned()),
     }
 }
 
 const LARGE: &str = "was too large for the log, which has its digest alone (max_inline_bytes)";
+
+fn is_text(schema: &Schema, column: &str) -> bool {
+    schema.field_with_name(column).is_ok_and(|field| *field.data_type() == DataType::Utf8)
+}
 
 fn is_dimensions(schema: &Schema, column: &str) -> bool {
     schema.field_with_name(column).is_ok_and(|field| match field.data_type() {
@@ -310,7 +328,12 @@ fn is_dimensions(schema: &Schema, column: &str) -> bool {
 
 impl Input<'_> {
     /// The part of a row.
-    fn slot(&self, batch: &RecordBatch, at: usize, table: bool) -> Result<Slot, String> {
+    fn slot(
+        &self,
+        (batch, hour): (&RecordBatch, &Path),
+        at: usize,
+        table: bool,
+    ) -> Result<Slot, String> {
         let wrong = |why: &str| format!("input '{}' {why}", self.model.name);
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong("is not there"));
         let is_there = |name: &str| batch.column_by_name(name).is_some_and(|c| c.is_valid(at));
@@ -327,22 +350,40 @@ impl Input<'_> {
                 }
                 (columns.len(), None)
             }
-            Found::Whole { column: name, shape, digest } => {
-                if !is_there(name) {
-                    return match digest.as_deref().map(is_there) {
-                        Some(true) => Err(wrong(LARGE)),
-                        Some(false) => Ok(Slot::Absent),
-                        None => Ok(Slot::Unknown),
-                    };
-                }
-                let list = column(name)?.as_list::<i32>().value(at);
-                for element in 0..list.len() {
-                    cells::push(&list, element, self.datatype, &mut raw)
-                        .map_err(|why| wrong(&format!("is not there as it was sent: {why}")))?;
-                }
-                let dims =
-                    shape.as_deref().filter(|name| is_there(name)).map(column).transpose()?;
-                (list.len(), dims.map(|dims| dimensions(dims, at)))
+            Found::Whole { column: name, shape, digest, blob } => {
+                let own = |name: &Option<String>| name.clone().filter(|name| is_there(name));
+                let count = match (own(name), own(blob)) {
+                    (Some(name), _) => {
+                        let list = column(&name)?.as_list::<i32>().value(at);
+                        for element in 0..list.len() {
+                            cells::push(&list, element, self.datatype, &mut raw).map_err(
+                                |why| wrong(&format!("is not there as it was sent: {why}")),
+                            )?;
+                        }
+                        list.len()
+                    }
+                    (None, Some(blob)) => {
+                        raw = blobs::read(hour, column(&blob)?.as_string::<i32>().value(at))
+                            .map_err(|why| wrong(&why))?;
+                        blobs::count(self.datatype, &raw)
+                            .ok_or_else(|| wrong("is in a blob that has no such elements"))?
+                    }
+                    (None, None) => {
+                        return match (digest.as_deref().map(is_there), blob) {
+                            (Some(true), None) => Err(wrong(LARGE)),
+                            (Some(true), Some(_)) => Err(wrong("has a digest and no blob")),
+                            (Some(false), _) | (None, Some(_)) => Ok(Slot::Absent),
+                            (None, None) => Ok(Slot::Unknown),
+                        };
+                    }
+                };
+                (
+                    count,
+                    own(shape)
+                        .map(|dims| column(&dims))
+                        .transpose()?
+                        .map(|dims| dimensions(dims, at)),
+                )
             }
         };
         let shape = match dims {
