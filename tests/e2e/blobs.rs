@@ -118,6 +118,8 @@ fn large_tensors_are_files_that_others_read_and_that_are_replayed() {
         "{same:#}"
     );
 
+    assert_eq!(same["columns"]["out_Y_ref"]["exact"], json!(4), "{same:#}");
+
     // What a disk made of one, and what somebody removed.
     let all = blobs(&log);
     fs::write(&all[0], b"sixteen bytes...").expect("written");

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use onnxd::predlog::{
-    footer::{LogSchema, Part, Role},
-    value::Value,
+use onnxd::{
+    predlog::{
+        footer::{LogSchema, Part, Role},
+        value::Value,
+    },
+    types::datatype::Datatype,
 };
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -27,19 +30,21 @@ pub struct Logged {
     pub column: String,
     tensor: String,
     index: Option<u32>,
+    /// Its cells refer to blobs, of elements of this datatype.
+    pub blob: Option<Datatype>,
 }
 
 /// The columns of a file that can be compared.
 pub fn logged(schema: &LogSchema) -> Vec<Logged> {
-    let of = schema
-        .of(Role::Prediction)
-        .filter(|column| column.part == Some(Part::Value) && column.redaction.is_none());
+    let of = schema.of(Role::Prediction).filter(|column| column.redaction.is_none());
     of.filter_map(|column| {
-        Some(Logged {
-            column: column.name.clone(),
-            tensor: column.tensor.clone()?,
-            index: column.index,
-        })
+        let blob = match column.part? {
+            Part::Value => None,
+            Part::Ref => Some(Datatype::parse(column.datatype.as_deref()?)?),
+            Part::Shape | Part::Sha256 => return None,
+        };
+        let (name, tensor) = (column.name.clone(), column.tensor.clone()?);
+        Some(Logged { column: name, tensor, index: column.index, blob })
     })
     .collect()
 }
@@ -244,7 +249,7 @@ mod tests {
     const TOLERANCE: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-5 };
 
     fn column(index: Option<u32>) -> Logged {
-        Logged { column: "out_p".into(), tensor: "p".into(), index }
+        Logged { column: "out_p".into(), tensor: "p".into(), index, blob: None }
     }
 
     fn floats(values: &[f32]) -> Vec<Value> {

@@ -11,12 +11,13 @@ use onnxd::predlog::{
     blobs,
     reader::{Filter, LogFile, Opened, ReadError, failed, rows, times},
     stat::Spread,
-    value,
+    value::{self, Value},
 };
 
 use super::{
     Target,
     compare::{Findings, Logged, Row, Tolerance, logged},
+    elements::values,
     inputs::{Blobs, Plan},
 };
 use crate::coverage::{column, numbers, texts};
@@ -137,12 +138,12 @@ impl Replay<'_> {
         for run in chosen.chunk_by(|a, b| a + 1 == *b).flat_map(|run| run.chunks(size)) {
             self.wait(times.value(run[0]));
             match plan.request((batch, blobs), run[0], run.len()) {
-                Ok(body) => self.ask(&body, columns, batch, run)?,
+                Ok(body) => self.ask(&body, columns, (batch, blobs), run)?,
                 // One of them lacks something: the others are asked alone.
                 Err(_) if run.len() > 1 => {
                     for row in run {
                         match plan.request((batch, blobs), *row, 1) {
-                            Ok(body) => self.ask(&body, columns, batch, &[*row])?,
+                            Ok(body) => self.ask(&body, columns, (batch, blobs), &[*row])?,
                             Err(why) => count(&mut self.outcome.skipped, &why, 1),
                         }
                     }
@@ -165,7 +166,7 @@ impl Replay<'_> {
         &mut self,
         body: &serde_json::Value,
         columns: &[Logged],
-        batch: &RecordBatch,
+        (batch, blobs): (&RecordBatch, Blobs<'_>),
         run: &[usize],
     ) -> Result<(), String> {
         let asked = Instant::now();
@@ -185,7 +186,10 @@ impl Replay<'_> {
             let cells: Result<Vec<_>, String> = columns
                 .iter()
                 .filter_map(|logged| Some((logged, batch.column_by_name(&logged.column)?)))
-                .map(|(logged, column)| Ok((logged, value::at(column.as_ref(), *row)?)))
+                .map(|(logged, column)| {
+                    let cell = value::at(column.as_ref(), *row)?;
+                    Ok((logged, whole(logged, cell, blobs)))
+                })
                 .collect();
             let name = Row { request_id: ids.value(*row), row: i64::from(numbers.value(*row)) };
             let place = ((at, run.len()), self.options.tolerance);
@@ -193,6 +197,13 @@ impl Replay<'_> {
         }
         Ok(())
     }
+}
+
+/// What a cell refers to, where it does; null, as what was not logged, where that is there no more.
+fn whole(logged: &Logged, cell: Value, blobs: Blobs<'_>) -> Value {
+    let (Some(datatype), Value::Text(reference)) = (logged.blob, &cell) else { return cell };
+    let bytes = blobs(reference).ok();
+    bytes.and_then(|bytes| values(datatype, &bytes)).map_or(Value::Null, Value::List)
 }
 
 fn count(counts: &mut BTreeMap<String, u64>, why: &str, rows: u64) {

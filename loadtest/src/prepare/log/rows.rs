@@ -377,13 +377,8 @@ impl Input<'_> {
                         };
                     }
                 };
-                (
-                    count,
-                    own(shape)
-                        .map(|dims| column(&dims))
-                        .transpose()?
-                        .map(|dims| dimensions(dims, at)),
-                )
+                let dims = own(shape).map(|name| column(&name)).transpose()?;
+                (count, dims.map(|dims| dimensions(dims, at)))
             }
         };
         let shape = match dims {
