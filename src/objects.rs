@@ -108,6 +108,11 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
             for (key, value) in client {
                 az = az.with_config(AzureConfigKey::Client(key), value);
             }
+            // As above.
+            let endpoint = az.get_config_value(&AzureConfigKey::Endpoint);
+            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+                az = az.with_allow_http(true);
+            }
             Arc::new(az.build()?)
         }
         scheme => {

@@ -4,6 +4,8 @@ mod support;
 
 #[path = "e2e/auth.rs"]
 mod auth;
+#[path = "e2e/azure.rs"]
+mod azure;
 #[path = "e2e/bad_grpc.rs"]
 mod bad_grpc;
 #[path = "e2e/bad_input.rs"]

@@ -1,6 +1,6 @@
 //! The fast lane: the infer routes of both protocols, answered directly on hyper; everything else goes to the routers.
 
-use std::{cell::RefCell, convert::Infallible, sync::Arc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, num::IntErrorKind, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
@@ -439,8 +439,10 @@ fn number(
     let Some(value) = value else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse() {
+    match text.parse::<u64>() {
         Ok(number) if digits => Ok(Some(number)),
+        // Longer than anybody waits, and more bytes than anybody sends.
+        Err(error) if digits && *error.kind() == IntErrorKind::PosOverflow => Ok(Some(u64::MAX)),
         _ => Err(Error::invalid(format!(
             "header {name}: expected a number of {what}, got '{}'",
             value.as_bytes().get(..64).unwrap_or(value.as_bytes()).escape_ascii()

@@ -66,6 +66,9 @@ fn what_expires_in_the_queue_is_never_run() {
     drop(holder);
     assert_eq!(patient.read().output(0), [3.0]);
     assert_eq!(watch::executions(&server, "burn"), before + 1, "only the patient request ran");
+    // More milliseconds than a number holds are more than anybody waits.
+    let headers = "x-request-timeout-ms: 164847274964518764544\r\n";
+    assert_eq!(infer(&server.http, "burn", headers, &http::burn(4.0, 1)).output(0), [4.0]);
     server.stop();
 }
 

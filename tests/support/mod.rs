@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod azure;
 pub mod collector;
 pub mod files;
 pub mod frames;

@@ -1,0 +1,210 @@
+//! Azure's blob store is one as S3 is (`store.rs`, `upload.rs`): its own listing, entity tags and conditional writes, by Microsoft's emulator.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    azure::{Azure, KEY},
+    files::Home,
+    http::{four, get, infer},
+    log_files::{self, Rows},
+    server::{Server, canaries_at_once, rollout, run_to_end},
+    watch::{metric, until},
+};
+
+const PREFIX: &str = "logs/of this";
+
+/// A server of models in the container, with a mirror of its own. It looks often.
+fn of_the_container(home: &Home, store: &Azure, mirror: &str) -> Command {
+    let mut command = Server::command(home.path(), Path::new("az://models/prod"));
+    store.known_to(&mut command).arg("--mirror").arg(home.path().join(mirror));
+    command.envs([
+        ("ONNXD_LIFECYCLE_WATCH", "poll"),
+        ("ONNXD_LIFECYCLE_POLL_MS", "50"),
+        ("ONNXD_LIFECYCLE_TRAFFIC_POLL_MS", "50"),
+        ("ONNXD_LIFECYCLE_SETTLE_MS", "300"),
+        ("ONNXD_STORE_POLL_MS", "100"),
+        ("ONNXD_STORE_TIMEOUT_MS", "5000"),
+    ]);
+    command
+}
+
+/// Logs everything, makes files of it every second, and puts them into the container, which it does not trust for long.
+fn into_the_container(home: &Home, store: &Azure) -> Command {
+    let mut command = Server::command(home.path(), &home.repository());
+    store.known_to(&mut command).envs([
+        ("ONNXD_DEFAULTS_LOG_ENABLED", "true"),
+        ("ONNXD_PREDICTION_LOG_ROTATE_SECONDS", "1"),
+        ("ONNXD_PREDICTION_LOG_UPLOAD_TIMEOUT_MS", "1000"),
+    ]);
+    command.env("ONNXD_PREDICTION_LOG_UPLOAD_URI", format!("az://models/{PREFIX}"));
+    command
+}
+
+fn answer(server: &Server) -> Option<f64> {
+    let answer = infer(&server.http, "versioned", "", &four(0.0));
+    (answer.status == 200).then(|| answer.output(0)[0])
+}
+
+fn log_of(home: &Home) -> PathBuf {
+    home.path().join("predictions")
+}
+
+/// The files of rows below a directory, as they are named below it, and what is in them.
+fn parts(root: &Path) -> BTreeSet<(String, Vec<u8>)> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![root.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let below = path.strip_prefix(root).expect("below").to_str().expect("text").to_owned();
+            match path.is_dir() {
+                true => open.push(path),
+                false if below.ends_with(".parquet") => {
+                    found.insert((below, fs::read(path).expect("readable")));
+                }
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+fn waiting(server: &Server) -> f64 {
+    metric(server, "onnxd_predlog_upload_waiting_files", &[])
+}
+
+fn uploaded(server: &Server) -> f64 {
+    metric(server, "onnxd_predlog_upload_files_total", &[])
+}
+
+#[test]
+fn versions_come_and_go_with_the_container() {
+    let home = Home::of(&["versioned"]);
+    let store = Azure::start();
+    let [first, second] = ["versioned/1/model.onnx", "versioned/2/model.onnx"];
+    store.put(&format!("prod/{first}"), &home.read(first));
+    store.put("prod/versioned/model.yaml", b"format: 1\n");
+    store.put("other/versioned/9/model.onnx", b"of somebody else");
+    let server = Server::launch(&mut of_the_container(&home, &store, "mirror"));
+    assert_eq!(answer(&server), Some(1.0));
+    store.put(&format!("prod/{second}"), &home.read(second));
+    until("the new version serves", || answer(&server) == Some(2.0));
+    let fetched = metric(&server, "onnxd_repository_store_fetched_bytes_total", &[]);
+    let (one, two) = (home.read(first).len(), home.read(second).len());
+    assert_eq!(fetched as usize, one + two + "format: 1\n".len(), "each object is read once");
+    store.delete(&format!("prod/{second}"));
+    until("the version that is left serves", || answer(&server) == Some(1.0));
+    drop(store);
+    until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
+    assert_eq!(answer(&server), Some(1.0));
+    let said = server.said();
+    assert!(!said.contains(KEY), "{said}");
+    server.stop();
+}
+
+/// Two at once: one after the other, by the entity tags of what they read.
+#[test]
+fn a_rollout_is_written_to_the_container() {
+    let home = Home::of(&["versioned"]);
+    let store = Azure::start();
+    for version in [1, 2] {
+        let key = format!("versioned/{version}/model.onnx");
+        store.put(&format!("prod/{key}"), &home.read(&key));
+    }
+    let servers =
+        ["one", "two"].map(|mirror| Server::launch(&mut of_the_container(&home, &store, mirror)));
+    let set = rollout(&servers[0], &["set", "versioned", "--primary", "1", "--by", "ana"]);
+    assert_eq!(set.code, Some(0), "{}", set.stderr);
+    until("the other follows", || answer(&servers[1]) == Some(1.0));
+    let written = store.get("prod/versioned/traffic.yaml").expect("rules in the container");
+    assert!(String::from_utf8_lossy(&written).contains("primary: 1"));
+    canaries_at_once(&servers);
+    let rules = |server: &Server| -> Value {
+        get(&server.operator, "/admin/v1/models/versioned/traffic").json()["rules"].clone()
+    };
+    until("they agree", || {
+        let [one, two] = servers.each_ref().map(rules);
+        one == two && one["generation"] == 3
+    });
+    let history = rollout(&servers[1], &["history", "versioned"]).stdout;
+    assert_eq!(history.lines().count(), 3, "{history}");
+    servers.into_iter().for_each(Server::stop);
+}
+
+/// Every closed file is there once: with the store there, with the store silent and back, and after a restart meanwhile.
+#[test]
+fn every_closed_file_is_in_the_container_once() {
+    let home = Home::of(&["versioned"]).yaml("versioned", "versions: [1]\n");
+    let store = Azure::start();
+    let mut server = Server::launch(&mut into_the_container(&home, &store));
+    assert_eq!(answer(&server), Some(1.0));
+    until("the first file is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    store.pause(true);
+    assert_eq!(answer(&server), Some(1.0));
+    until("it is noticed", || {
+        let labels = ["reason=\"unreachable\""];
+        metric(&server, "onnxd_predlog_upload_failures_total", &labels) >= 1.0
+    });
+    server.terminate();
+    server.ended_well();
+    assert!(server.said().contains("the next start goes on"), "{}", server.said());
+    store.pause(false);
+    let server = Server::launch(&mut into_the_container(&home, &store));
+    until("the rest is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    assert_eq!(answer(&server), Some(1.0));
+    let said = server.said();
+    assert!(!said.contains(KEY), "{said}");
+    server.stop();
+    let fetched = home.path().join("fetched");
+    let keys = store.fetch(PREFIX, &fetched);
+    let (here, there) = (parts(&log_of(&home)), parts(&fetched));
+    assert!(here.len() >= 3 && here == there, "{keys:?}");
+    assert!(keys.iter().any(|key| key.contains("/_manifest/")), "{keys:?}");
+}
+
+/// What lies there by the name of a file is left; what a compaction replaces goes, once what replaces it is there.
+#[test]
+fn what_is_in_the_container_already_is_left_or_replaced() {
+    let home = Home::of(&["versioned"]);
+    let store = Azure::start();
+    for n in 0..3 {
+        let name = format!("part-n-b-{n}.parquet");
+        log_files::write(&log_of(&home), &name, Rows::numbered(n * 10, 10));
+    }
+    let before = parts(&log_of(&home));
+    let (first, bytes) = before.first().expect("three files");
+    store.put(&format!("{PREFIX}/{first}"), b"of somebody else");
+    let server = Server::launch(&mut into_the_container(&home, &store));
+    let conflicts = || {
+        let labels = ["reason=\"conflict\""];
+        metric(&server, "onnxd_predlog_upload_failures_total", &labels)
+    };
+    until("the others are up", || uploaded(&server) == 2.0 && conflicts() >= 1.0);
+    let there = store.get(&format!("{PREFIX}/{first}"));
+    assert_eq!(there.as_deref(), Some(&b"of somebody else"[..]));
+    server.stop();
+    // The same content counts as put; a conflict is looked at again by the next start.
+    store.put(&format!("{PREFIX}/{first}"), bytes);
+    let server = Server::launch(&mut into_the_container(&home, &store));
+    until("it is up as well", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+
+    let mut compact = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+    compact.args(["log", "compact", "--dir"]).arg(log_of(&home));
+    let ended = run_to_end(&mut compact);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    until("the store is as the disk is", || {
+        metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) == 3.0
+            && waiting(&server) == 0.0
+    });
+    server.stop();
+    let fetched = home.path().join("fetched");
+    store.fetch(PREFIX, &fetched);
+    let left = parts(&fetched);
+    assert!(left.len() == 1 && left == parts(&log_of(&home)));
+}
