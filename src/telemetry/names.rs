@@ -448,7 +448,7 @@ pub const START_TIME: Metric = gauge(
 );
 
 /// All of them, in the order of the page.
-pub const ALL: [&Metric; 71] = [
+pub const ALL: [&Metric; 73] = [
     &REQUESTS,
     &SHED,
     &ROWS,
@@ -489,6 +489,8 @@ pub const ALL: [&Metric; 71] = [
     &PREDICTIONS_FILE_ROWS,
     &PREDICTIONS_RECOVERED,
     &PREDICTIONS_TORN,
+    &PREDICTIONS_BLOBS,
+    &PREDICTIONS_BLOB_BYTES,
     &PREDICTIONS_EXPIRED,
     &PREDICTIONS_ERASED,
     &PREDICTIONS_LABELS,
