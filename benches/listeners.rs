@@ -128,7 +128,9 @@ fn main() {
     let answers = Recorded(Arc::new(Answers::read(Path::new(directory))));
     let network = Network::start(1, listeners, answers, limits, shutdown).expect("threads");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let _ = runtime.expect("an event loop").block_on(shutdown::asked());
+    let runtime = runtime.expect("an event loop");
+    let _entered = runtime.enter();
+    runtime.block_on(shutdown::asked().expect("signals can be received"));
     announcer.announce(Phase::Cut);
     network.join();
 }

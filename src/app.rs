@@ -106,15 +106,18 @@ fn run(config: &Config) -> Result<(), String> {
     };
     server.tell_when_settled(config.models.clone());
     let ended = main.block_on(async {
+        let deaf = |error| format!("signals cannot be received: {error}");
+        let signal = shutdown::asked().map_err(deaf)?;
         let signal = tokio::select! {
-            signal = shutdown::asked() => signal,
+            signal = signal => signal,
             error = hopeless(&server.manager) => return Err(error),
             never = follow(&server.auth) => match never {},
             never = keep_fresh(server.tls.clone()) => match never {},
         };
-        let signal = signal.map_err(|error| format!("signals cannot be received: {error}"))?;
+        // Whoever reads that it stops is heard from then on.
+        let again = shutdown::asked().map_err(deaf)?;
         tracing::info!(signal, "stopping");
-        server.stop(config).await;
+        server.stop_or_cut(config, again).await;
         Ok(())
     });
     // Without waiting for what was left behind.
@@ -402,9 +405,16 @@ impl Server {
 
     /// Goes down, phase by phase, each with its limit; a second signal skips to the end.
     pub async fn stop(self, config: &Config) {
+        match shutdown::asked() {
+            Ok(again) => self.stop_or_cut(config, again).await,
+            Err(_) => self.stop_or_cut(config, std::future::pending()).await,
+        }
+    }
+
+    /// The same, but for the signal that cuts it short.
+    async fn stop_or_cut(self, config: &Config, again: impl Future<Output = &'static str>) {
         let Server { announcer, manager, executors, devices, .. } = self;
         let Server { network, operator, observer, logs, .. } = self;
-        let again = shutdown::asked();
         tokio::pin!(again);
         announcer.announce(Phase::Unready);
         let hurried = tokio::select! {
@@ -414,7 +424,7 @@ impl Server {
         let hurry = async {
             // Not polled again where it has ended.
             if !hurried {
-                let _ = again.await;
+                again.await;
             }
         };
         announcer.announce(Phase::Draining);

@@ -56,15 +56,20 @@ impl Listener {
     }
 }
 
-/// Resolves at SIGTERM or SIGINT; the name of the signal is for the log.
-pub async fn asked() -> std::io::Result<&'static str> {
+/// Resolves at the next SIGTERM or SIGINT from this call on, polled or not; the name of the signal is for the log.
+///
+/// # Errors
+/// Signals cannot be received.
+pub fn asked() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = term.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
 }
 
 #[cfg(test)]

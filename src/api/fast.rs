@@ -441,8 +441,10 @@ fn number(
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u64>() {
         Ok(number) if digits => Ok(Some(number)),
-        // Longer than anybody waits, and more bytes than anybody sends.
-        Err(error) if digits && *error.kind() == IntErrorKind::PosOverflow => Ok(Some(u64::MAX)),
+        // Longer than anybody waits.
+        Err(error) if digits && *name == TIMEOUT && *error.kind() == IntErrorKind::PosOverflow => {
+            Ok(Some(u64::MAX))
+        }
         _ => Err(Error::invalid(format!(
             "header {name}: expected a number of {what}, got '{}'",
             value.as_bytes().get(..64).unwrap_or(value.as_bytes()).escape_ascii()

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     cells::Predicted,
-    columns::{Meta, Source},
+    columns::{Source, meta::Meta},
     encode::{self, Anchor, Ids},
     large::Larges,
     options::{Mode, OnFull},

@@ -4,8 +4,7 @@ pub mod meta;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use meta::{META, Meta};
-
+use self::meta::{META, Meta};
 use super::{
     footer::Role,
     options::{Large, Layout, LogOptions},

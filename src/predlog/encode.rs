@@ -13,7 +13,7 @@ use uuid::Builder;
 
 use super::{
     cells::{Part, Predicted, Row},
-    columns::{Column, Kind, Meta, Scalar, Source},
+    columns::{Column, Kind, Scalar, Source, meta::Meta},
     large::{Large, Larges},
     record::Record,
     redact::Redaction,

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     blobs,
-    columns::META,
+    columns::meta::META,
     disk::{self, Disk, DiskFile},
     erased::Ledger,
     footer::{self, LogSchema},
