@@ -216,12 +216,9 @@ fn keys_of(path: &Path, subjects: &BTreeSet<String>) -> Result<Found, ReadError>
     let mut found = Found::default();
     if possible {
         let columns = [&["subject_key", "label_key"].map(str::to_owned)[..], &refer].concat();
+        let about = Ledger::of(subjects);
         for batch in opened.batches(Some(&columns))? {
-            let batch = batch?;
-            let of = |name| column::<StringArray>(&batch, name).map_err(|why| failed(path, why));
-            let about = |key: Option<&str>| Some(key.is_some_and(|key| subjects.contains(key)));
-            let theirs: BooleanArray = of("subject_key")?.iter().map(about).collect();
-            let rows = filter_record_batch(&batch, &theirs).map_err(|e| failed(path, e))?;
+            let rows = about.only(&batch?).map_err(|why| failed(path, why))?;
             let keys: &StringArray = column(&rows, "label_key").map_err(|why| failed(path, why))?;
             found.label_keys.extend(keys.iter().flatten().map(str::to_owned));
             found.blobs.extend(blobs::references(&rows, &refer).map(str::to_owned));

@@ -395,7 +395,8 @@ impl Plain {
         if let Some(kind) = heads.content_type {
             accepted(kind)?;
         }
-        let timeout = number(heads.timeout, &TIMEOUT, "milliseconds")?;
+        // More than a number holds is longer than anybody waits.
+        let timeout = number(heads.timeout, &TIMEOUT, "milliseconds", Some(u64::MAX))?;
         let timeout = timeout.filter(|&ms| ms > 0).map(Duration::from_millis);
         let answer = encoding::accepted(heads);
         Ok(Plain { timeout, coding, answer, routes: front.route_heads(heads.all) })
@@ -406,7 +407,7 @@ impl Form {
     fn of(front: &Front, headers: &HeaderMap, target: Target) -> Result<Form, Error> {
         let heads = Heads::of(headers);
         let plain = Plain::of(front, &heads)?;
-        let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON")?;
+        let json_length = number(heads.header_length, &HEADER_LENGTH, "bytes of JSON", None)?;
         let json_length = json_length.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         Ok(Form { target, json_length, plain })
     }
@@ -431,19 +432,20 @@ fn accepted(kind: &HeaderValue) -> Result<(), Error> {
     ))
 }
 
+/// `most`: what more than 64 bits hold counts as; `None`: it is refused.
 fn number(
     value: Option<&HeaderValue>,
     name: &HeaderName,
     what: &str,
+    most: Option<u64>,
 ) -> Result<Option<u64>, Error> {
     let Some(value) = value else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u64>() {
         Ok(number) if digits => Ok(Some(number)),
-        // Longer than anybody waits.
-        Err(error) if digits && *name == TIMEOUT && *error.kind() == IntErrorKind::PosOverflow => {
-            Ok(Some(u64::MAX))
+        Err(error) if digits && *error.kind() == IntErrorKind::PosOverflow && most.is_some() => {
+            Ok(most)
         }
         _ => Err(Error::invalid(format!(
             "header {name}: expected a number of {what}, got '{}'",

@@ -18,7 +18,7 @@ use super::{
     erased::Ledger,
     footer::{LogSchema, Part},
     layout::{LOG_DIR, Partition},
-    reader::{Filter, Log, LogFile, Opened, ReadError, failed, files_of},
+    reader::{Opened, ReadError, failed, files_of},
     upload::{book, marks::Line},
     wal::Segment,
 };
@@ -100,22 +100,6 @@ pub fn of_hour(hour: &Path) -> Result<Vec<(String, u64)>, ReadError> {
                 return Err(failed(&dir, error));
             }
             _ => {}
-        }
-    }
-    Ok(found)
-}
-
-/// The blobs of each hour that may have rows of `filter`, as if they were one file: their directory, and all their bytes.
-///
-/// # Errors
-/// A directory cannot be listed.
-pub fn folders(log: &Log, filter: &Filter) -> Result<Vec<LogFile>, ReadError> {
-    let mut found = Vec::new();
-    for (hour, partition) in log.hours(filter)? {
-        let path = hour.join(DIR);
-        if path.is_dir() {
-            let bytes = of_hour(&hour)?.iter().map(|(_, bytes)| bytes).sum();
-            found.push(LogFile { partition, path, bytes });
         }
     }
     Ok(found)

@@ -68,11 +68,22 @@ impl Ledger {
 
     /// The rows of a batch that are about nobody in it.
     pub fn without(&self, batch: &RecordBatch) -> Result<RecordBatch, String> {
+        self.those(batch, false)
+    }
+
+    /// Those that are about somebody in it.
+    pub fn only(&self, batch: &RecordBatch) -> Result<RecordBatch, String> {
+        self.those(batch, true)
+    }
+
+    fn those(&self, batch: &RecordBatch, about: bool) -> Result<RecordBatch, String> {
         let column = batch.column_by_name("subject_key");
         let keys = column.and_then(|column| column.as_any().downcast_ref::<StringArray>());
-        let Some(keys) = keys.filter(|_| !self.0.is_empty()) else { return Ok(batch.clone()) };
-        let keep: BooleanArray =
-            keys.iter().map(|key| Some(!key.is_some_and(|key| self.holds(key)))).collect();
+        let Some(keys) = keys.filter(|_| !self.0.is_empty()) else {
+            return Ok(if about { batch.slice(0, 0) } else { batch.clone() });
+        };
+        let of = |key: Option<&str>| key.is_some_and(|key| self.holds(key)) == about;
+        let keep: BooleanArray = keys.iter().map(|key| Some(of(key))).collect();
         filter_record_batch(batch, &keep).map_err(|error| error.to_string())
     }
 

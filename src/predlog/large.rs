@@ -4,12 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    blobs,
-    cells::{Part, Row},
-    columns::Source,
-    encode::Anchor,
-    layout::Partition,
-    record::Record,
+    blobs, cells::Part, columns::Source, digest, encode::Anchor, layout::Partition, record::Record,
 };
 
 /// A row's part of a tensor.
@@ -22,14 +17,15 @@ pub struct Large<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// All of some records, by tensor, which counts the inputs first, and by row.
+/// All of some records, by tensor, which counts the inputs first, and row.
 #[derive(Default)]
-pub struct Larges<'a>(BTreeMap<usize, Vec<Option<Large<'a>>>>);
+pub struct Larges<'a>(BTreeMap<(usize, usize), Large<'a>>);
 
 impl<'a> Larges<'a> {
     /// Of records of one version; `anchor` tells in which hour their rows are.
     pub fn of(records: &'a [Record], anchor: Anchor) -> Larges<'a> {
         let Some(first) = records.first() else { return Larges::default() };
+        // Whether their bytes are kept.
         let mut tensors: BTreeMap<usize, bool> = BTreeMap::new();
         for column in &first.subject.columns.columns {
             match column.source {
@@ -38,41 +34,48 @@ impl<'a> Larges<'a> {
                 _ => {}
             }
         }
-        let of = |(tensor, kept)| {
-            let rows = records.iter().flat_map(|record| rows(record, (tensor, kept), anchor));
-            (tensor, rows.collect())
-        };
-        Larges(tensors.into_iter().map(of).collect())
+        let mut larges = Larges::default();
+        for (tensor, kept) in tensors {
+            let mut before = 0;
+            for record in records {
+                larges.add(record, (tensor, kept), before, anchor);
+                before += record.rows;
+            }
+        }
+        larges
+    }
+
+    /// What a record's rows have that is too large, behind so many of others.
+    fn add(
+        &mut self,
+        record: &'a Record,
+        (tensor, kept): (usize, bool),
+        before: usize,
+        anchor: Anchor,
+    ) {
+        let subject = &record.subject;
+        let Some(part) = Part::of(record, tensor, subject.columns.table) else { return };
+        let wall_us = anchor.wall_us(record.received);
+        for at in 0..record.rows {
+            let row = part.row(at);
+            if row.bytes() <= subject.options.max_inline_bytes {
+                continue;
+            }
+            let bytes = row.raw();
+            let digest = digest::bytes(&bytes);
+            let hour = || Partition::of(&subject.model, &subject.version, wall_us);
+            let hour = kept.then(hour).flatten();
+            let reference = hour.map(|hour| blobs::reference(&hour, &digest));
+            self.0.insert((tensor, before + at), Large { digest, reference, bytes });
+        }
     }
 
     pub fn at(&self, tensor: usize, row: usize) -> Option<&Large<'a>> {
-        self.0.get(&tensor)?.get(row)?.as_ref()
+        self.0.get(&(tensor, row))
     }
 
     /// Those whose bytes are kept.
     pub fn kept(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let all = self.0.values().flatten().flatten();
-        all.filter_map(|large| Some((large.reference.as_deref()?, &*large.bytes)))
+        self.0.values().filter_map(|large| Some((large.reference.as_deref()?, &*large.bytes)))
     }
-}
-
-/// What each row of a record has that is too large.
-fn rows<'a>(
-    record: &'a Record,
-    (tensor, kept): (usize, bool),
-    anchor: Anchor,
-) -> Vec<Option<Large<'a>>> {
-    let subject = &record.subject;
-    let most = subject.options.max_inline_bytes;
-    let part = Part::of(record, tensor, subject.columns.table);
-    let hour = || Partition::of(&subject.model, &subject.version, anchor.wall_us(record.received));
-    let hour = kept.then(hour).flatten();
-    let large = |row: Row<'a, '_>| {
-        let bytes = row.raw();
-        let digest = super::digest::bytes(&bytes);
-        let reference = hour.as_ref().map(|hour| blobs::reference(hour, &digest));
-        Large { digest, reference, bytes }
-    };
-    let one = |row| part.as_ref().map(|part| part.row(row)).filter(|row| row.bytes() > most);
-    (0..record.rows).map(|row| one(row).map(large)).collect()
 }

@@ -7,7 +7,7 @@ use super::{
     inventory::{By, Inventory, Line},
     layout::{self, HOUR_US},
     options::Retention,
-    reader::{Filter, Log, LogFile, ReadError},
+    reader::{Filter, Log, LogFile, ReadError, files_of},
     upload::{book::Book, marks::Marks},
 };
 use crate::telemetry::predictions::Cause;
@@ -20,35 +20,32 @@ use crate::telemetry::predictions::Cause;
 pub fn files(log: &Log, model: &str, books: &[Book]) -> Result<Vec<(LogFile, bool)>, ReadError> {
     let of = Filter { model: Some(model.to_owned()), ..Filter::default() };
     let mut all = Vec::new();
-    let files = log.files(&of)?;
-    for hour in files.chunk_by(|a, b| a.partition == b.partition) {
-        let up = Up::of(&log.root, hour.first().and_then(|file| file.path.parent()), books);
-        all.extend(hour.iter().map(|file| (file.clone(), up.has(&name(&file.path)))));
-    }
-    for folder in blobs::folders(log, &of)? {
-        let hour = folder.path.parent().unwrap_or(&log.root);
-        // They go after the last row that may refer to them.
-        let rows = all.iter().filter(|(file, _)| file.path.parent() == Some(hour));
-        let mut may = rows.into_iter().all(|(_, may)| *may);
-        if may && !books.is_empty() {
-            let up = Up::of(&log.root, Some(&folder.path), books);
-            may = blobs::of_hour(hour)?.iter().all(|(name, _)| up.has(name));
+    for (hour, partition) in log.hours(&of)? {
+        let up = Up::of(&log.root, &hour, books);
+        let up =
+            |file: &LogFile| up.has(&file.path.file_name().unwrap_or_default().to_string_lossy());
+        let rows = files_of(&hour, &partition)?.into_iter().map(|file| (up(&file), file));
+        let rows: Vec<(LogFile, bool)> = rows.map(|(up, file)| (file, up)).collect();
+        let path = hour.join(blobs::DIR);
+        if path.is_dir() {
+            let up = Up::of(&log.root, &path, books);
+            let own = blobs::of_hour(&hour)?;
+            // They go after the last row that may refer to them.
+            let may = rows.iter().all(|(_, may)| *may) && own.iter().all(|(name, _)| up.has(name));
+            let bytes = own.iter().map(|(_, bytes)| bytes).sum();
+            all.push((LogFile { partition, path, bytes }, may));
         }
-        all.push((folder, may));
+        all.extend(rows);
     }
     Ok(all)
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What of one directory is in which store.
 struct Up(Vec<Marks>);
 
 impl Up {
-    fn of(root: &Path, dir: Option<&Path>, books: &[Book]) -> Up {
-        let dir = dir.and_then(|dir| dir.strip_prefix(root).ok()?.to_str());
+    fn of(root: &Path, dir: &Path, books: &[Book]) -> Up {
+        let dir = dir.strip_prefix(root).ok().and_then(Path::to_str);
         // What cannot be read says that nothing is there: nothing goes for its age.
         let marks = |book: &Book| dir.and_then(|dir| book.read(dir).ok()).unwrap_or_default();
         Up(books.iter().map(marks).collect())

@@ -109,19 +109,16 @@ pub fn rotate(
     let mut frames = Segment::open(segment).map_err(failed)?;
     let mut rotated = Rotated::default();
     let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
-    // What rows that are left out refer to, and maybe others.
+    // What rows that are left out refer to.
     let mut released = BTreeSet::new();
     while let Some(batch) = frames.read().map_err(failed)? {
         let Some(footer) = frames.footer() else { break };
-        let all = batch.num_rows();
-        let whole = batch;
-        let batch = erased.without(&whole)?;
-        if batch.num_rows() < all {
-            let columns = blobs::columns(footer);
-            released.extend(blobs::references(&whole, &columns).map(str::to_owned));
-        }
+        let left_out = erased.only(&batch)?;
+        let batch = erased.without(&batch)?;
+        let refer = blobs::columns(footer);
+        released.extend(blobs::references(&left_out, &refer).map(str::to_owned));
         rotated.rows += batch.num_rows() as u64;
-        rotated.erased += (all - batch.num_rows()) as u64;
+        rotated.erased += left_out.num_rows() as u64;
         for (hour, rows) in by_hour(&batch)? {
             let own = match hours.entry(hour) {
                 Entry::Occupied(entry) => entry.into_mut(),
@@ -267,8 +264,8 @@ impl Hour {
             }
         }
         disk.rename(&self.temporary, &self.path).map_err(|error| failed(&error))?;
-        // The directories above may be new as well: model, version, date and hour.
-        for folder in self.path.ancestors().skip(1).take(5) {
+        // All directories above may be new as well, up to the log's own.
+        for folder in self.path.ancestors().skip(1).take(7) {
             disk.sync_dir(folder).map_err(|error| failed(&error))?;
         }
         Ok(Closed { path: self.path, there })

@@ -136,6 +136,7 @@ fn rows_become_files_that_say_what_they_hold() {
         assert!(times.values().is_sorted());
     }
     let file = &pipe.files()[0];
+    assert!(pipe.disk.holds(&pipe.options.dir, file), "its name may go with the power");
     let text = file.display().to_string();
     assert!(
         text.contains("/log/v1/model=m/version=1/date=20") && text.contains("/hour="),
@@ -261,6 +262,13 @@ fn a_power_cut_loses_no_blob_whose_answer_went_out() {
                 panic!("nobody waits")
             };
             runtime.block_on(waiting.wait(None)).expect("on the disk");
+            let log = Log { root: pipe.options.dir.clone() };
+            for (hour, _) in log.hours(&Filter::default()).expect("listed") {
+                for (name, _) in blobs::of_hour(&hour).expect("listed") {
+                    let file = hour.join(blobs::DIR).join(name);
+                    assert!(pipe.disk.holds(&log.root, &file), "its name may go with the power");
+                }
+            }
         }
         assert_eq!(logs.shared.numbers.blobs.load(Ordering::Relaxed), 10);
         pipe.disk.refuse(true);

@@ -126,6 +126,8 @@ struct State {
     synced: Mutex<HashMap<PathBuf, u64>>,
     /// Files whose names are not.
     unnamed: Mutex<HashMap<PathBuf, Option<PathBuf>>>,
+    /// Directories that were synced, in that order.
+    folders: Mutex<Vec<PathBuf>>,
     /// Names that files were given while they were open, by those that they were made with.
     renamed: Mutex<HashMap<PathBuf, PathBuf>>,
 }
@@ -154,6 +156,15 @@ impl Frail {
                 None => drop(fs::remove_file(&path)),
             }
         }
+    }
+
+    /// Whether every directory above a file, up to `root`, was synced after its own was for the first time.
+    pub fn holds(&self, root: &Path, file: &Path) -> bool {
+        let folders = self.0.folders.lock();
+        let first = folders.iter().position(|dir| file.parent() == Some(dir));
+        let since = first.and_then(|first| folders.get(first..)).unwrap_or_default();
+        let above = file.ancestors().skip(1).take_while(|dir| dir.starts_with(root));
+        above.into_iter().all(|dir| since.iter().any(|synced| synced == dir))
     }
 
     fn check(&self) -> io::Result<()> {
@@ -193,6 +204,7 @@ impl Disk for Frail {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.check()?;
+        self.0.folders.lock().push(path.into());
         self.0.unnamed.lock().retain(|file, _| file.parent() != Some(path));
         Ok(())
     }

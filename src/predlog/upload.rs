@@ -196,7 +196,7 @@ impl Uploader {
         Ok(self.held.is_some())
     }
 
-    /// Everything that has to be done, the oldest first.
+    /// Everything that has to be done: what is about blobs, then what is about other files, the oldest first.
     fn plan(&mut self) -> Result<Vec<Todo>, String> {
         let now = SystemTime::now();
         let local =
@@ -213,8 +213,8 @@ impl Uploader {
                 Todo { since, dir: dir.clone(), action }
             }));
         }
-        // Blobs before the rows that refer to them, which are younger or of the same moment.
-        todo.sort_by_key(|todo| (todo.since, !todo.dir.ends_with(blobs::DIR)));
+        // Blobs before the rows that refer to them, of which some may be older: a start writes a blob again.
+        todo.sort_by_key(|todo| (!todo.dir.ends_with(blobs::DIR), todo.since));
         Ok(todo)
     }
 

@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::support::{
     azure::{Azure, KEY},
-    files::Home,
-    http::{four, get, infer},
+    files::{Home, below},
+    http::get,
     log_files::{self, Rows},
-    server::{Server, canaries_at_once, rollout, run_to_end},
-    watch::{metric, until},
+    server::{Server, answering, canaries_at_once, rollout, run_to_end},
+    watch::{metric, to_upload, until, uploaded},
 };
 
 const PREFIX: &str = "logs/of this";
@@ -47,40 +47,17 @@ fn into_the_container(home: &Home, store: &Azure) -> Command {
     command
 }
 
-fn answer(server: &Server) -> Option<f64> {
-    let answer = infer(&server.http, "versioned", "", &four(0.0));
-    (answer.status == 200).then(|| answer.output(0)[0])
-}
-
 fn log_of(home: &Home) -> PathBuf {
     home.path().join("predictions")
 }
 
 /// The files of rows below a directory, as they are named below it, and what is in them.
 fn parts(root: &Path) -> BTreeSet<(String, Vec<u8>)> {
-    let (mut found, mut open) = (BTreeSet::new(), vec![root.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let below = path.strip_prefix(root).expect("below").to_str().expect("text").to_owned();
-            match path.is_dir() {
-                true => open.push(path),
-                false if below.ends_with(".parquet") => {
-                    found.insert((below, fs::read(path).expect("readable")));
-                }
-                false => {}
-            }
-        }
-    }
-    found
-}
-
-fn waiting(server: &Server) -> f64 {
-    metric(server, "onnxd_predlog_upload_waiting_files", &[])
-}
-
-fn uploaded(server: &Server) -> f64 {
-    metric(server, "onnxd_predlog_upload_files_total", &[])
+    let parts =
+        below(root).into_iter().filter(|path| path.extension().is_some_and(|e| e == "parquet"));
+    let named =
+        |path: &PathBuf| path.strip_prefix(root).expect("below").to_str().expect("text").to_owned();
+    parts.map(|path| (named(&path), fs::read(path).expect("readable"))).collect()
 }
 
 #[test]
@@ -92,17 +69,17 @@ fn versions_come_and_go_with_the_container() {
     store.put("prod/versioned/model.yaml", b"format: 1\n");
     store.put("other/versioned/9/model.onnx", b"of somebody else");
     let server = Server::launch(&mut of_the_container(&home, &store, "mirror"));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     store.put(&format!("prod/{second}"), &home.read(second));
-    until("the new version serves", || answer(&server) == Some(2.0));
+    until("the new version serves", || answering(&server) == Some(2.0));
     let fetched = metric(&server, "onnxd_repository_store_fetched_bytes_total", &[]);
     let (one, two) = (home.read(first).len(), home.read(second).len());
     assert_eq!(fetched as usize, one + two + "format: 1\n".len(), "each object is read once");
     store.delete(&format!("prod/{second}"));
-    until("the version that is left serves", || answer(&server) == Some(1.0));
+    until("the version that is left serves", || answering(&server) == Some(1.0));
     drop(store);
     until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     let said = server.said();
     assert!(!said.contains(KEY), "{said}");
     server.stop();
@@ -121,7 +98,7 @@ fn a_rollout_is_written_to_the_container() {
         ["one", "two"].map(|mirror| Server::launch(&mut of_the_container(&home, &store, mirror)));
     let set = rollout(&servers[0], &["set", "versioned", "--primary", "1", "--by", "ana"]);
     assert_eq!(set.code, Some(0), "{}", set.stderr);
-    until("the other follows", || answer(&servers[1]) == Some(1.0));
+    until("the other follows", || answering(&servers[1]) == Some(1.0));
     let written = store.get("prod/versioned/traffic.yaml").expect("rules in the container");
     assert!(String::from_utf8_lossy(&written).contains("primary: 1"));
     canaries_at_once(&servers);
@@ -143,10 +120,10 @@ fn every_closed_file_is_in_the_container_once() {
     let home = Home::of(&["versioned"]).yaml("versioned", "versions: [1]\n");
     let store = Azure::start();
     let mut server = Server::launch(&mut into_the_container(&home, &store));
-    assert_eq!(answer(&server), Some(1.0));
-    until("the first file is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    assert_eq!(answering(&server), Some(1.0));
+    until("the first file is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
     store.pause(true);
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     until("it is noticed", || {
         let labels = ["reason=\"unreachable\""];
         metric(&server, "onnxd_predlog_upload_failures_total", &labels) >= 1.0
@@ -156,8 +133,8 @@ fn every_closed_file_is_in_the_container_once() {
     assert!(server.said().contains("the next start goes on"), "{}", server.said());
     store.pause(false);
     let server = Server::launch(&mut into_the_container(&home, &store));
-    until("the rest is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
-    assert_eq!(answer(&server), Some(1.0));
+    until("the rest is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
+    assert_eq!(answering(&server), Some(1.0));
     let said = server.said();
     assert!(!said.contains(KEY), "{said}");
     server.stop();
@@ -192,7 +169,7 @@ fn what_is_in_the_container_already_is_left_or_replaced() {
     // The same content counts as put; a conflict is looked at again by the next start.
     store.put(&format!("{PREFIX}/{first}"), bytes);
     let server = Server::launch(&mut into_the_container(&home, &store));
-    until("it is up as well", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    until("it is up as well", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
 
     let mut compact = Command::new(env!("CARGO_BIN_EXE_onnxd"));
     compact.args(["log", "compact", "--dir"]).arg(log_of(&home));
@@ -200,7 +177,7 @@ fn what_is_in_the_container_already_is_left_or_replaced() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     until("the store is as the disk is", || {
         metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) == 3.0
-            && waiting(&server) == 0.0
+            && to_upload(&server) == 0.0
     });
     server.stop();
     let fetched = home.path().join("fetched");

@@ -10,11 +10,11 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    files::{Home, root, script, succeed, target},
+    files::{Home, below, root, script, succeed, target},
     http::{four, infer},
     s3::S3,
     server::{Ended, Server, run_to_end},
-    watch::{metric, until},
+    watch::{metric, to_upload, until, uploaded},
 };
 
 /// Sixteen bytes in and out are large here.
@@ -62,19 +62,8 @@ fn good(args: &[&str], log: &Path) -> Value {
 
 /// The blobs below a log's directory.
 fn blobs(root: &Path) -> Vec<PathBuf> {
-    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for path in fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let own = dir.file_name().is_some_and(|name| name == "_blobs");
-            match path.is_dir() {
-                true => open.push(path),
-                false if own => found.push(path),
-                false => {}
-            }
-        }
-    }
-    found.sort();
-    found
+    let of_blobs = |path: &PathBuf| path.parent().is_some_and(|dir| dir.ends_with("_blobs"));
+    below(root).into_iter().filter(of_blobs).collect()
 }
 
 /// Answers of a server that logs: for each of these, and its rows in files.
@@ -234,9 +223,7 @@ fn they_go_up_before_their_rows_and_come_down_with_an_erasure() {
     let server = Server::launch(&mut command);
     ask(&server, "alice", 1.0);
     ask(&server, "bob", 5.0);
-    let up = || metric(&server, "onnxd_predlog_upload_files_total", &[]);
-    let waiting = || metric(&server, "onnxd_predlog_upload_waiting_files", &[]);
-    until("rows and blobs are up", || up() >= 6.0 && waiting() == 0.0);
+    until("rows and blobs are up", || uploaded(&server) >= 6.0 && to_upload(&server) == 0.0);
     let log = log_of(&home);
     let fetched = home.path().join("fetched");
     store.fetch(PREFIX, &fetched);
@@ -253,7 +240,7 @@ fn they_go_up_before_their_rows_and_come_down_with_an_erasure() {
     assert_eq!(done["blobs"].as_array().map(Vec::len), Some(2), "{done:#}");
     until("the store is as the disk is", || {
         metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) >= 2.0
-            && waiting() == 0.0
+            && to_upload(&server) == 0.0
     });
     let again = home.path().join("again");
     store.fetch(PREFIX, &again);
@@ -268,8 +255,8 @@ fn they_go_up_before_their_rows_and_come_down_with_an_erasure() {
     assert_eq!(blobs(&log), Vec::<PathBuf>::new());
     // A look at everything later, which is told of by what is asked then.
     ask(&server, "bob", 8.0);
-    let before = up();
-    until("the next row is up", || up() > before && waiting() == 0.0);
+    let before = uploaded(&server);
+    until("the next row is up", || uploaded(&server) > before && to_upload(&server) == 0.0);
     server.stop();
     let kept = home.path().join("kept");
     store.fetch(PREFIX, &kept);

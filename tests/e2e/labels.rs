@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
 use crate::support::{
-    files::{Home, root, script, succeed, target},
+    files::{Home, below, root, script, succeed, target},
     grpc::{self, Grpc},
     http::{self, Answer, Http, infer},
     server::{Server, run_to_end},
@@ -57,14 +57,7 @@ fn counts(answer: &Answer) -> (u64, u64, u64) {
 
 /// What lies below a directory, but for the locks.
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => found.push(path),
-        }
-    }
+    let mut found = below(dir);
     found.retain(|path| path.file_name().is_none_or(|name| name != "_lock"));
     found
 }

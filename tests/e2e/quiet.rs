@@ -1,31 +1,13 @@
 //! ONNX Runtime's official builds report to their maker unless told not to: no file of theirs, no socket to elsewhere.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs};
 
 use crate::support::{
-    files::Home,
+    files::{Home, below},
     grpc::{self, Grpc},
     http::{self, Http, infer_path},
     server::Server,
 };
-
-/// Every file below a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("a readable directory").flatten() {
-        let path = entry.path();
-        if entry.file_type().expect("a type").is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// The process's internet sockets that reach, or could reach, beyond this machine: their lines of /proc/net.
 fn strangers(process: u32) -> Vec<String> {
@@ -86,6 +68,6 @@ fn nothing_is_written_and_nobody_is_called() {
     }
     assert!(seen.is_empty(), "sockets to elsewhere: {seen:#?}");
     server.stop();
-    let written = files(fresh.path());
+    let written = below(fresh.path());
     assert!(written.is_empty(), "files that nobody asked for: {written:#?}");
 }

@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{
     files::Home,
-    http::{four, get, infer, post},
+    http::{get, post},
     s3::S3,
-    server::{Server, canaries_at_once, rollout, run_to_end},
+    server::{Server, answering, canaries_at_once, rollout, run_to_end},
     watch::{metric, until},
 };
 
@@ -27,12 +27,6 @@ fn command(home: &Home, store: &S3, url: &str) -> Command {
         ("ONNXD_STORE_TIMEOUT_MS", "5000"),
     ]);
     command
-}
-
-/// What `versioned` adds to its input: its version.
-fn answer(server: &Server) -> Option<f64> {
-    let answer = infer(&server.http, "versioned", "", &four(0.0));
-    (answer.status == 200).then(|| answer.output(0)[0])
 }
 
 /// State and reason of a version in the repository index.
@@ -64,11 +58,11 @@ fn versions_come_and_go_with_the_store() {
     store.put("prod/versioned/1/.hidden", b"x");
     store.put("other/versioned/9/model.onnx", b"of somebody else");
     let server = Server::launch(&mut command(&home, &store, URL));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     assert_eq!(ready(&server), json!({"live": true, "ready": true}));
 
     store.put(&format!("prod/{second}"), &home.read(second));
-    until("the new version serves", || answer(&server) == Some(2.0));
+    until("the new version serves", || answering(&server) == Some(2.0));
     assert_eq!(metric(&server, "onnxd_repository_store_up", &[]), 1.0);
     assert!(metric(&server, "onnxd_repository_store_last_sync_timestamp_seconds", &[]) > 1e9);
     let fetched = metric(&server, "onnxd_repository_store_fetched_bytes_total", &[]);
@@ -76,7 +70,7 @@ fn versions_come_and_go_with_the_store() {
     assert_eq!(fetched as usize, one + two + "format: 1\n".len(), "each object is read once");
 
     store.delete(&format!("prod/{second}"));
-    until("the version that is left serves", || answer(&server) == Some(1.0));
+    until("the version that is left serves", || answering(&server) == Some(1.0));
     until("the other one is gone", || state(&server, "2").is_none_or(|(s, _)| s != "READY"));
 
     // A prefix that somebody emptied is a mistake, not a wish.
@@ -84,7 +78,7 @@ fn versions_come_and_go_with_the_store() {
         store.delete(&format!("prod/{key}"));
     }
     until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     let said = server.said();
     assert!(said.contains("it lists no model there"), "{said}");
     assert!(!said.contains("a-secret-of-the-test"), "{said}");
@@ -98,19 +92,19 @@ fn a_start_with_the_store_down_serves_what_the_mirror_holds() {
     store.put_all(&home.repository(), "prod");
     let mut command = command(&home, &store, URL);
     let server = Server::launch(&mut command);
-    let newest = answer(&server).expect("it serves");
+    let newest = answering(&server).expect("it serves");
     // Another server must not write there.
     let second = run_to_end(&mut command);
     assert_eq!(second.code, Some(1));
     assert!(second.stderr.contains("another process has the mirror"), "{}", second.stderr);
     drop(store);
     until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
-    assert_eq!(answer(&server), Some(newest));
+    assert_eq!(answering(&server), Some(newest));
     server.stop();
 
     command.env("ONNXD_STORE_TIMEOUT_MS", "1000");
     let server = Server::launch(&mut command);
-    assert_eq!(answer(&server), Some(newest));
+    assert_eq!(answering(&server), Some(newest));
     let note = ready(&server)["note"].as_str().unwrap_or_default().to_owned();
     assert!(note.contains("its mirror serves"), "{note}");
     assert_eq!(metric(&server, "onnxd_repository_store_up", &[]), 0.0);
@@ -134,7 +128,7 @@ fn what_its_manifest_does_not_know_is_refused() {
     store.put("prod/versioned/1/model.onnx", &first);
     store.put("prod/versioned/1/SHA256SUMS", &sums(&first));
     let server = Server::launch(&mut command(&home, &store, URL));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
 
     // A new number: it is told where people look for it.
     let mut corrupt = second.clone();
@@ -143,15 +137,15 @@ fn what_its_manifest_does_not_know_is_refused() {
     store.put("prod/versioned/2/model.onnx", &corrupt);
     let reason = || state(&server, "2").map(|(_, reason)| reason).unwrap_or_default();
     until("it is refused", || reason().contains("SHA256SUMS says"));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     store.put("prod/versioned/2/model.onnx", &second);
-    until("the whole one serves", || answer(&server) == Some(2.0));
+    until("the whole one serves", || answering(&server) == Some(2.0));
 
     // A number that serves: the mirror keeps what was whole, for the next start too.
     store.put("prod/versioned/2/model.onnx", &corrupt);
     let refused = || metric(&server, "onnxd_repository_store_versions_refused", &[]);
     until("it is kept out", || refused() == 1.0);
-    assert_eq!(answer(&server), Some(2.0));
+    assert_eq!(answering(&server), Some(2.0));
     let mirrored = home.path().join("mirror/repository/versioned/2/model.onnx");
     assert_eq!(fs::read(mirrored).expect("it is there"), second);
     store.put("prod/versioned/2/model.onnx", &second);
@@ -160,9 +154,9 @@ fn what_its_manifest_does_not_know_is_refused() {
     // A manifest that came first: not loaded before the rest is there.
     store.put("prod/versioned/3/SHA256SUMS", &sums(&first));
     until("it is seen", || server.said().contains("a version is not complete in the store"));
-    assert_eq!(answer(&server), Some(2.0));
+    assert_eq!(answering(&server), Some(2.0));
     store.put("prod/versioned/3/model.onnx", &first);
-    until("it serves once it is whole", || answer(&server) == Some(1.0));
+    until("it serves once it is whole", || answering(&server) == Some(1.0));
     server.stop();
 }
 
@@ -178,7 +172,7 @@ fn a_call_asks_the_store() {
     store.put("prod/versioned/2/model.onnx", &second);
     let load = || post(&server.operator, "/v2/repository/models/versioned/load", "", &json!({}));
     assert_eq!(load().status, 200);
-    assert_eq!(answer(&server), Some(2.0));
+    assert_eq!(answering(&server), Some(2.0));
     let models = get(&server.operator, "/admin/v1/models").json();
     assert_eq!(models[0]["current"], json!(2), "{models}");
     drop(store);
@@ -203,26 +197,26 @@ fn a_web_server_with_an_index_is_a_store_too() {
     index(&[&one]);
     let url = format!("http://{}/models/web", store.address);
     let server = Server::launch(&mut command(&home, &store, &url));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     let mut wrong = file(2, &second);
     wrong["sha256"] = json!(sha256(b"another"));
     index(&[&one, &wrong]);
     let reason = || state(&server, "2").map(|(_, reason)| reason).unwrap_or_default();
     until("it is refused", || reason().contains("SHA256SUMS says"));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     index(&[&one, &file(2, &second)]);
-    until("the whole one serves", || answer(&server) == Some(2.0));
+    until("the whole one serves", || answering(&server) == Some(2.0));
     // The other kind of index, without sizes.
     store.delete("web/index.json");
     let line = |n: u64, bytes: &[u8]| format!("{}  versioned/{n}/model.onnx\n", sha256(bytes));
     store.put("web/SHA256SUMS", line(1, &first).as_bytes());
-    until("what is not listed is gone", || answer(&server) == Some(1.0));
+    until("what is not listed is gone", || answering(&server) == Some(1.0));
     store.put("web/SHA256SUMS", b"../../etc/passwd");
     until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
     let stolen = format!("{}{}  ../escaped\n", line(1, &first), sha256(&first));
     store.put("web/SHA256SUMS", stolen.as_bytes());
     until("it is refused", || server.said().contains("its name leads out of its folder"));
-    assert_eq!(answer(&server), Some(1.0));
+    assert_eq!(answering(&server), Some(1.0));
     assert!(!home.path().join("mirror/escaped").exists());
     server.stop();
 }
@@ -249,11 +243,11 @@ fn a_rollout_is_written_to_the_store_and_every_replica_follows() {
     }
     let mirrors = ["one", "two"];
     let servers = mirrors.map(|mirror| Server::launch(&mut replica(&home, &store, mirror)));
-    assert_eq!(servers.each_ref().map(answer), [Some(2.0); 2]);
+    assert_eq!(servers.each_ref().map(answering), [Some(2.0); 2]);
     let set = rollout(&servers[0], &["set", "versioned", "--primary", "1", "--by", "ana"]);
     assert_eq!(set.code, Some(0), "{}", set.stderr);
-    assert_eq!(answer(&servers[0]), Some(1.0), "whoever was told goes by it at once");
-    until("the other follows", || answer(&servers[1]) == Some(1.0));
+    assert_eq!(answering(&servers[0]), Some(1.0), "whoever was told goes by it at once");
+    until("the other follows", || answering(&servers[1]) == Some(1.0));
     let written = store.get("prod/versioned/traffic.yaml").expect("rules in the store");
     assert!(String::from_utf8_lossy(&written).contains("primary: 1"));
     // Two at once: one after the other, and each change stands in the store.
@@ -280,6 +274,6 @@ fn a_rollout_is_written_to_the_store_and_every_replica_follows() {
     let before = store.get("prod/versioned/traffic.yaml");
     let set = rollout(&server, &["set", "versioned", "--primary", "2"]);
     assert_eq!(set.code, Some(0), "{}", set.stderr);
-    assert_eq!((answer(&server), store.get("prod/versioned/traffic.yaml")), (Some(2.0), before));
+    assert_eq!((answering(&server), store.get("prod/versioned/traffic.yaml")), (Some(2.0), before));
     server.stop();
 }

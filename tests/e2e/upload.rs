@@ -10,12 +10,12 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    files::{Home, root, script, succeed, target},
+    files::{Home, below, root, script, succeed, target},
     http::{four, infer},
     log_files::{self, Rows},
     s3::S3,
     server::{Server, run_to_end},
-    watch::{metric, until},
+    watch::{metric, to_upload, until, uploaded},
 };
 
 const PREFIX: &str = "logs/of this";
@@ -44,27 +44,11 @@ fn ask(server: &Server, id: &str, n: f64) {
 
 /// The files of rows below a directory, as they are named below it.
 fn parts(root: &Path) -> BTreeSet<String> {
-    let (mut found, mut open) = (BTreeSet::new(), vec![root.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let below = path.strip_prefix(root).expect("below").to_str().expect("text").to_owned();
-            match path.is_dir() {
-                true => open.push(path),
-                false if below.ends_with(".parquet") => found.extend([below]),
-                false => {}
-            }
-        }
-    }
-    found
-}
-
-fn waiting(server: &Server) -> f64 {
-    metric(server, "onnxd_predlog_upload_waiting_files", &[])
-}
-
-fn uploaded(server: &Server) -> f64 {
-    metric(server, "onnxd_predlog_upload_files_total", &[])
+    let parts =
+        below(root).into_iter().filter(|path| path.extension().is_some_and(|e| e == "parquet"));
+    parts
+        .map(|path| path.strip_prefix(root).expect("below").to_str().expect("text").to_owned())
+        .collect()
 }
 
 /// Every closed file is in the store once: with the store there, with the store silent and back, and after a restart meanwhile.
@@ -84,7 +68,7 @@ fn every_closed_file_is_in_the_store_once() {
         rows.push(json!({"request_id": id, "row": 0, "columns": columns}));
     };
     ask(&server, 0);
-    until("the first file is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    until("the first file is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
     assert_eq!(metric(&server, "onnxd_predlog_upload_lag_seconds", &[]), 0.0);
 
     store.pause(true);
@@ -93,7 +77,7 @@ fn every_closed_file_is_in_the_store_once() {
         let labels = ["reason=\"unreachable\""];
         metric(&server, "onnxd_predlog_upload_failures_total", &labels) >= 1.0
     });
-    assert!(waiting(&server) >= 1.0);
+    assert!(to_upload(&server) >= 1.0);
     ask(&server, 2);
     assert!(server.said().contains("cannot be put into the object store"), "{}", server.said());
     assert!(!server.said().contains("a-secret-of-the-test"));
@@ -104,10 +88,10 @@ fn every_closed_file_is_in_the_store_once() {
     store.pause(false);
 
     let server = Server::launch(&mut command(&home, &store));
-    until("the rest is up", || uploaded(&server) >= 1.0 && waiting(&server) == 0.0);
+    until("the rest is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
     let before = uploaded(&server);
     ask(&server, 3);
-    until("the last row is up", || uploaded(&server) > before && waiting(&server) == 0.0);
+    until("the last row is up", || uploaded(&server) > before && to_upload(&server) == 0.0);
     server.stop();
     let fetched = home.path().join("fetched");
     let keys = store.fetch(PREFIX, &fetched);
@@ -138,14 +122,14 @@ fn a_compaction_reaches_the_store() {
         );
     }
     let server = Server::launch(&mut command(&home, &store));
-    until("they are up", || uploaded(&server) == 3.0 && waiting(&server) == 0.0);
+    until("they are up", || uploaded(&server) == 3.0 && to_upload(&server) == 0.0);
     let mut compact = Command::new(env!("CARGO_BIN_EXE_onnxd"));
     compact.args(["log", "compact", "--dir"]).arg(log_of(&home));
     let ended = run_to_end(&mut compact);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     until("the store is as the disk is", || {
         metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) == 3.0
-            && waiting(&server) == 0.0
+            && to_upload(&server) == 0.0
     });
     server.stop();
     let fetched = home.path().join("fetched");

@@ -8,7 +8,10 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use super::files::{script, target};
+use super::{
+    files::{script, target},
+    server,
+};
 
 /// An account of our own, its key (base64 of "a-secret-of-the-test"), and what that key signed once: whatever may be done with blobs
 /// there, until 2099 (an account SAS of version 2018-11-09).
@@ -105,10 +108,7 @@ impl Azure {
 
     /// Has it hang, or go on.
     pub fn pause(&self, pause: bool) {
-        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
-        let signal = if pause { libc::SIGSTOP } else { libc::SIGCONT };
-        // SAFETY: kill takes no pointer; the child is not waited for yet, so that its id is still its own.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        server::pause(&self.child, pause);
     }
 
     /// Has a server read from here.

@@ -130,3 +130,18 @@ impl Home {
         fs::read(self.repository().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 }
+
+/// Every file below a directory; none where it is not there.
+pub fn below(dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            match path.is_dir() {
+                true => open.push(path),
+                false => found.push(path),
+            }
+        }
+    }
+    found.sort();
+    found
+}

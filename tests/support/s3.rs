@@ -10,6 +10,7 @@ use std::{
 use super::{
     files::{python, root, script},
     http::{Answer, Http},
+    server,
 };
 
 /// Any key will do for it.
@@ -99,10 +100,7 @@ impl S3 {
 
     /// Has it hang, or go on.
     pub fn pause(&self, pause: bool) {
-        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
-        let signal = if pause { libc::SIGSTOP } else { libc::SIGCONT };
-        // SAFETY: kill takes no pointer; the child is not waited for yet, so that its id is still its own.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        server::pause(&self.child, pause);
     }
 
     /// Has a server read from here.

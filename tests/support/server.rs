@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::http;
+
 /// How long a server may take to say where it listens and to be ready: a debug build on a busy machine is slow.
 pub const START: Duration = Duration::from_secs(120);
 /// How long a server may take to end after SIGTERM: its own limit is 30 seconds.
@@ -184,9 +186,7 @@ impl Server {
     }
 
     pub fn terminate(&self) {
-        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id fits pid_t");
-        // SAFETY: kill takes no pointer; the child is not waited for yet, so that its id is still its own.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        signal(&self.child, libc::SIGTERM);
     }
 }
 
@@ -245,6 +245,24 @@ pub fn run_to_end(command: &mut Command) -> Ended {
 pub fn rollout(server: &Server, args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
     run_to_end(command.arg("rollout").args(args).args(["--operator", &server.operator]))
+}
+
+/// Sends a signal to a child that is not waited for yet.
+pub fn signal(child: &Child, signal: libc::c_int) {
+    let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
+    // SAFETY: kill takes no pointer; the child is not waited for yet, so that its id is still its own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// Has a child hang, or go on.
+pub fn pause(child: &Child, pause: bool) {
+    signal(child, if pause { libc::SIGSTOP } else { libc::SIGCONT });
+}
+
+/// What `versioned` adds to its input, which is the number of the version that answers; `None` where none does.
+pub fn answering(server: &Server) -> Option<f64> {
+    let answer = http::infer(&server.http, "versioned", "", &http::four(0.0));
+    (answer.status == 200).then(|| answer.output(0)[0])
 }
 
 /// Each server is told of another canary of `versioned` at once, again where another was first.

@@ -65,3 +65,13 @@ pub fn shed(server: &Server, model: &str, reason: &str) -> u64 {
     let labels = [format!("model=\"{model}\""), format!("reason=\"{reason}\"")];
     metric(server, "onnxd_requests_shed_total", &[&labels[0], &labels[1]]) as u64
 }
+
+/// Files of the prediction log that went to its object store.
+pub fn uploaded(server: &Server) -> f64 {
+    metric(server, "onnxd_predlog_upload_files_total", &[])
+}
+
+/// And those that something is to be done about.
+pub fn to_upload(server: &Server) -> f64 {
+    metric(server, "onnxd_predlog_upload_waiting_files", &[])
+}

@@ -112,7 +112,7 @@ fn build_as(
     let blobs = blobs::bring(&request.log.root, part, columns)?;
     let query = query(request, &wanted, columns, cuts);
     let found = (&selection, columns, files);
-    let manifest = Manifest { blobs, ..describe(request, query, (written, leaks), found)? };
+    let manifest = describe(request, query, (written, leaks, blobs), found)?;
     publish(part, request, columns, &manifest)?;
     Ok(manifest)
 }
@@ -191,7 +191,7 @@ fn query(request: &Request, wanted: &Wanted, columns: &Columns, cuts: Cuts) -> Q
 fn describe(
     request: &Request,
     query: Query,
-    (files, suspect_columns): (Vec<Written>, Vec<Leak>),
+    (files, suspect_columns, blobs): (Vec<Written>, Vec<Leak>, Blobs),
     (selection, columns, log): (&Selection, &Columns, &[LogFile]),
 ) -> Result<Manifest, Refused> {
     let root = &request.log.root;
@@ -214,7 +214,7 @@ fn describe(
         log_files: log.iter().map(|file| source(&file.path)).collect::<Result<_, _>>()?,
         label_files: labels.iter().map(|path| source(path)).collect::<Result<_, _>>()?,
         code: format!("onnxd-offline {}", env!("CARGO_PKG_VERSION")),
-        blobs: Blobs::default(),
+        blobs,
     })
 }
 

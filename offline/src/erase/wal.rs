@@ -8,8 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow_array::{BooleanArray, RecordBatch, StringArray};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::{RecordBatch, StringArray};
 use onnxd::predlog::{
     blobs, digest, disk,
     erased::Ledger,
@@ -180,12 +179,9 @@ fn held(path: &Path, subjects: &BTreeSet<String>) -> Result<Option<Held>, ReadEr
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         segment => segment.map_err(|error| failed(path, error))?,
     };
-    let mut held = Held::default();
+    let (mut held, about) = (Held::default(), Ledger::of(subjects));
     while let Some(batch) = segment.read().map_err(|error| failed(path, error))? {
-        let Ok(subject) = column::<StringArray>(&batch, "subject_key") else { continue };
-        let about = |key: Option<&str>| Some(key.is_some_and(|key| subjects.contains(key)));
-        let theirs: BooleanArray = subject.iter().map(about).collect();
-        let rows = filter_record_batch(&batch, &theirs).map_err(|error| failed(path, error))?;
+        let rows = about.only(&batch).map_err(|why| failed(path, why))?;
         let keys: &StringArray = column(&rows, "label_key").map_err(|why| failed(path, why))?;
         held.rows += rows.num_rows() as u64;
         held.label_keys.extend(keys.iter().flatten().map(str::to_owned));

@@ -1,6 +1,6 @@
 //! `onnxd log expire`: what retention would remove, or does, by a policy of the command's own.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use serde_json::{Value, json};
 
@@ -39,15 +39,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         false => Some(Lock::wait(&log).map_err(unread)?),
     };
     let (books, inventory) = (Book::all(&log.root), Inventory::of_command(&log.root));
-    let mut models: Vec<String> = log
-        .hours(&Filter::default())
-        .map_err(unread)?
-        .into_iter()
-        .map(|(_, of)| of.model)
-        .collect();
-    models.sort();
-    models.dedup();
-    models.retain(|model| args.model.as_ref().is_none_or(|asked| asked == model));
+    let asked = Filter { model: args.model.clone(), ..Filter::default() };
+    let hours = log.hours(&asked).map_err(unread)?.into_iter();
+    let models: BTreeSet<String> = hours.map(|(_, of)| of.model).collect();
     let (mut lines, mut bytes) = (Vec::new(), 0);
     for model in models {
         let files = retention::files(&log, &model, &books).map_err(unread)?;

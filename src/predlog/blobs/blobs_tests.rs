@@ -10,6 +10,7 @@ use crate::predlog::{
     inventory::Inventory,
     large::Larges,
     options::{Large, LogOptions},
+    reader::{Filter, Log},
     record::Record,
     rotate::{Origin, Place, rotate},
     testing::{bare, classifier, floats, spec, subject, tensor},

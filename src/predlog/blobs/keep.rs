@@ -18,8 +18,8 @@ const KNOWN: usize = 16 << 10;
 /// Files that wait to be synced, at most.
 const OPEN: usize = 64;
 
-/// From the log's root down to a blob's own directory: those that may be new.
-const LEVELS: usize = 7;
+/// From the log's own directory down to a blob's: those that may have new names in them.
+const LEVELS: usize = 8;
 
 /// Keeps blobs, of one writer.
 #[derive(Default)]

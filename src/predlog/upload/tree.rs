@@ -13,7 +13,7 @@ use crate::predlog::{
     blobs,
     labels::store::Store,
     layout,
-    reader::{Filter, Log, ReadError, failed},
+    reader::{Filter, Log, ReadError, failed, files_of},
 };
 
 /// Who has not written its account anew for so long has ended without a word: running servers do every few seconds.
@@ -28,11 +28,11 @@ pub type Files = BTreeMap<String, SystemTime>;
 /// What cannot be listed.
 pub fn closed(root: &Path, now: SystemTime) -> Result<BTreeMap<String, Files>, ReadError> {
     let mut paths: Vec<PathBuf> = Vec::new();
-    for file in (Log { root: root.to_owned() }).files(&Filter::default())? {
-        paths.push(layout::profile(&file.path));
-        paths.push(file.path);
-    }
-    for (hour, _) in (Log { root: root.to_owned() }).hours(&Filter::default())? {
+    for (hour, partition) in (Log { root: root.to_owned() }).hours(&Filter::default())? {
+        for file in files_of(&hour, &partition)? {
+            paths.push(layout::profile(&file.path));
+            paths.push(file.path);
+        }
         let own = blobs::of_hour(&hour)?;
         paths.extend(own.into_iter().map(|(name, _)| hour.join(blobs::DIR).join(name)));
     }

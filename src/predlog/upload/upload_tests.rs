@@ -80,6 +80,37 @@ fn settle(uploader: &mut Uploader) {
     }
 }
 
+/// Whichever of them is older.
+#[test]
+fn blobs_go_up_before_the_rows_that_refer_to_them() {
+    let place = Place::new();
+    let file = place.write("part-n-b-1.parquet", 0);
+    let dir = file.parent().expect("an hour").join(blobs::DIR);
+    fs::create_dir_all(&dir).expect("made");
+    let at = |path: &std::path::Path, age: u64| {
+        let file = File::options().write(true).open(path).expect("there");
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+    };
+    at(&file, 60);
+    for (name, age) in [("older", 120), ("younger", 10), (".half.tmp", 300)] {
+        fs::write(dir.join(name), name).expect("written");
+        at(&dir.join(name), age);
+    }
+    let mut uploader = place.uploader();
+    let todo = uploader.plan().expect("a plan");
+    let names: Vec<&str> = todo.iter().map(|todo| todo.action.file()).collect();
+    assert_eq!(names, ["older", "younger", "part-n-b-1.parquet"]);
+    settle(&mut uploader);
+    assert_eq!(place.object(&dir.join("younger")).as_deref(), Some(&b"younger"[..]));
+    // What is here no more stays there, but for what was erased.
+    note(&place.root, &dir.join("older"), |file| Line::Erasing { file, sha256: "s".into() })
+        .expect("noted");
+    fs::remove_dir_all(&dir).expect("removed");
+    settle(&mut uploader);
+    assert_eq!(place.object(&dir.join("older")), None);
+    assert!(place.object(&dir.join("younger")).is_some());
+}
+
 #[test]
 fn files_go_up_once_whoever_starts() {
     let place = Place::new();
