@@ -13,7 +13,7 @@ use onnxd::{
         labels::{Label, store::Store},
         large::Larges,
         options::LogOptions,
-        record::{CacheUse, Record, Route, Texts},
+        record::{CacheUse, Fields, Record, Route, Texts},
         rotate::{Origin, rotate},
         subject::{Parts, Subject},
         wal,
@@ -74,7 +74,7 @@ fn subject() -> Arc<Subject> {
 /// Rows from the `first` on.
 fn records(subject: &Arc<Subject>, ids: &mut Ids, first: usize, step_ns: u64) -> Vec<Record> {
     let mut record = |n: usize| {
-        let mut record = Record {
+        let mut record = Record::from(Fields {
             subject: subject.clone(),
             received: Tick(n as u64 * step_ns),
             code: None,
@@ -94,7 +94,7 @@ fn records(subject: &Arc<Subject>, ids: &mut Ids, first: usize, step_ns: u64) ->
             data: Vec::new(),
             waiter: None,
             charge: 0,
-        };
+        });
         let mut float = || (ids.chance() >> 40) as f32 / 1e4;
         let values: Vec<u8> = (0..FEATURES).flat_map(|_| float().to_le_bytes()).collect();
         let score = float();

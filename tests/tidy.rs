@@ -121,7 +121,7 @@ const SPAWNERS: [(&str, &str); 9] = [
     ),
     (
         "predlog/store.rs",
-        "the prediction log's writer, its rotator, what puts its files into a store, and who looks for labels",
+        "the prediction log's writer, its rotator and who works aside for it, what puts its files into a store, and who looks for labels",
     ),
     ("serving/shadow.rs", "the thread that runs shadows"),
     ("telemetry/logs.rs", "the log's writer"),

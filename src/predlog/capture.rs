@@ -17,7 +17,7 @@ use super::{
     encode::{self, Anchor, Ids},
     large::Larges,
     options::{Mode, OnFull},
-    record::{CacheUse, Lost, Record, Route, Texts},
+    record::{CacheUse, Fields, Lost, Record, Route, Texts},
     sampling::{self, Seen},
     store::{ModelLog, Shared},
     subject::Subject,
@@ -142,7 +142,7 @@ impl VersionLog {
             }
         }
         let signature = &self.subject.signature;
-        let record = Record {
+        let record = Record::from(Fields {
             subject: self.subject.clone(),
             received,
             code: None,
@@ -158,7 +158,7 @@ impl VersionLog {
             data: Vec::new(),
             waiter: None,
             charge: 0,
-        };
+        });
         let log = self.clone();
         Some(Box::new(Entry { log, record, inputs: SmallVec::new(), place }))
     }
@@ -265,7 +265,8 @@ impl Entry {
         let subject = &self.log.subject;
         let needed = |at: usize| subject.needs(at);
         let bytes: usize = inputs.iter().flatten().map(|tensor| tensor.data.len()).sum();
-        self.record.data.reserve((bytes + subject.output_bytes * self.record.rows).min(64 << 10));
+        let room = bytes + subject.output_bytes * self.record.rows;
+        self.record.data.reserve(room.min(64 << 10));
         for (at, tensor) in inputs.iter().enumerate() {
             if let Some(tensor) = tensor.as_ref().filter(|_| needed(at)) {
                 self.record.hold(at, tensor);
@@ -336,11 +337,7 @@ fn offer(
             let waits = options.mode == Mode::Backpressure && answered && reason != Reason::Closed;
             if waits && options.max_wait_ms > 0 {
                 let until = now().after(Duration::from_millis(options.max_wait_ms));
-                return Offered::Waits(Waiting::Room(Held {
-                    log,
-                    record: Some(Box::new(record)),
-                    until,
-                }));
+                return Offered::Waits(Waiting::Room(Held { log, record: Some(record), until }));
             }
             log.model.ring.refuse(record.rows, reason);
             let rejects = options.mode == Mode::Backpressure && options.on_full == OnFull::Reject;
@@ -365,7 +362,7 @@ pub enum Waiting {
 /// A row without room, counted as dropped where nobody waits for it any more.
 pub struct Held {
     log: Arc<VersionLog>,
-    record: Option<Box<Record>>,
+    record: Option<Record>,
     until: Tick,
 }
 
@@ -384,7 +381,7 @@ impl Held {
             let charge = self.record.as_ref().map_or(0, |record| record.charge);
             if self.log.room(charge).is_ok() {
                 if let Some(record) = self.record.take() {
-                    self.log.put(*record);
+                    self.log.put(record);
                 }
                 return Ok(());
             }

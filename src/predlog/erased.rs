@@ -24,6 +24,10 @@ pub const DIR: &str = "_erased";
 /// looked into, or is written without those rows.
 const LOCK: &str = "_erase.lock";
 
+/// Held for a moment by who begins to write files, and alone by who waits to add to the ledger: so no more begin until that is done,
+/// and it is, however many there are.
+const DOOR: &str = "_erase.door";
+
 /// Whose rows count no more: keyed hashes, one a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger(BTreeSet<String>);
@@ -120,16 +124,18 @@ fn path(root: &Path) -> PathBuf {
 
 /// While it lives, nobody writes files of rows.
 #[derive(Debug)]
-pub struct Alone(#[allow(dead_code, reason = "the lock ends with the open file")] File);
+pub struct Alone(#[allow(dead_code, reason = "the locks end with the open files")] [File; 2]);
 
 /// Waits for the files that are being written, and holds off others.
 ///
 /// # Errors
 /// The log's directory cannot be written.
 pub fn alone(root: &Path) -> Result<Alone, ReadError> {
-    let lock = lock(root)?;
-    lock.lock().map_err(|error| failed(root, error))?;
-    Ok(Alone(lock))
+    let locks = [lock(root, DOOR)?, lock(root, LOCK)?];
+    for lock in &locks {
+        lock.lock().map_err(|error| failed(root, error))?;
+    }
+    Ok(Alone(locks))
 }
 
 /// The ledger as it stays for as long as this lives.
@@ -144,14 +150,16 @@ pub struct Held {
 /// # Errors
 /// It cannot be read, or somebody is adding to it: that takes as long as the write-ahead log takes to read.
 pub fn hold(root: &Path) -> Result<Held, ReadError> {
-    let lock = lock(root)?;
-    lock.try_lock_shared().map_err(|error| failed(root, error))?;
+    let (door, lock) = (lock(root, DOOR)?, lock(root, LOCK)?);
+    for lock in [&door, &lock] {
+        lock.try_lock_shared().map_err(|error| failed(root, error))?;
+    }
     Ok(Held { ledger: Ledger::read(root)?, _lock: lock })
 }
 
-fn lock(root: &Path) -> Result<File, ReadError> {
+fn lock(root: &Path, name: &str) -> Result<File, ReadError> {
     let dir = root.join(LOG_DIR);
-    let path = dir.join(LOCK);
+    let path = dir.join(name);
     fs::create_dir_all(&dir)
         .and_then(|()| {
             File::options().create(true).read(true).write(true).truncate(false).open(&path)
@@ -170,8 +178,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let held = hold(dir.path()).expect("held");
         assert!(hold(dir.path()).is_ok(), "by several");
-        assert!(lock(dir.path()).expect("a lock").try_lock().is_err());
-        drop(held);
+        assert!(lock(dir.path(), LOCK).expect("a lock").try_lock().is_err());
+        let waits = lock(dir.path(), DOOR).expect("a door");
+        waits.try_lock().expect("nobody is in the door");
+        assert!(hold(dir.path()).is_err(), "by nobody more while somebody waits");
+        drop((waits, held));
         let keys = ["a".to_owned(), "b".to_owned()];
         let alone = alone(dir.path()).expect("alone");
         assert!(hold(dir.path()).is_err(), "by nobody else");

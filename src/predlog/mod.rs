@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod ahead;
+pub mod aside;
 pub mod blobs;
 pub mod capture;
 pub mod cells;

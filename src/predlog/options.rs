@@ -25,6 +25,7 @@ pub struct StoreOptions {
     /// Milliseconds between two syncs to the disk, in modes other than `durable`. Default: 1000: what a power cut may cost.
     pub fsync_ms: u64,
     /// Bytes of the write-ahead log at which a version's rows become a Parquet file. Default: 134217728 (128 MiB).
+    /// That is made on processors that serving leaves idle until 512 MiB, or a quarter of `wal_max_bytes`, wait.
     pub rotate_bytes: u64,
     /// Seconds after which they do in any case. Default: 900.
     pub rotate_seconds: u64,

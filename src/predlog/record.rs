@@ -1,6 +1,9 @@
 //! What is kept of one request until it is written: copied out of what came in, so that nothing large stays for it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Deref, DerefMut, Range},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -42,8 +45,11 @@ impl CacheUse {
     }
 }
 
-/// One request, or a row of each instance in it.
-pub struct Record {
+/// One request, or a row of each instance in it. Boxed, so that it goes from hand to hand as a pointer: it is large.
+pub struct Record(Box<Fields>);
+
+/// What a record holds.
+pub struct Fields {
     pub subject: Arc<Subject>,
     pub received: Tick,
     /// `None`: it was answered.
@@ -132,9 +138,29 @@ pub enum Place {
 const COPIED: usize = 64 << 10;
 
 /// What a record takes beside its data, by the sizes of what holds it.
-pub const OVERHEAD: usize = std::mem::size_of::<Record>() + 256;
+pub const OVERHEAD: usize = std::mem::size_of::<Fields>() + 256;
 
-impl Record {
+impl From<Fields> for Record {
+    fn from(fields: Fields) -> Record {
+        Record(Box::new(fields))
+    }
+}
+
+impl Deref for Record {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl DerefMut for Record {
+    fn deref_mut(&mut self) -> &mut Fields {
+        &mut self.0
+    }
+}
+
+impl Fields {
     /// Takes a tensor of the request or of its answer.
     pub fn hold(&mut self, at: usize, tensor: &Tensor) {
         let bytes = match tensor.data.len() {

@@ -1,26 +1,30 @@
-//! The thread behind the writer: makes Parquet of segments, puts in order what an earlier start left, removes what is too old, and
+//! The thread behind the writer: has Parquet made of segments, puts in order what an earlier start left, removes what is too old, and
 //! writes down the account.
+//!
+//! Invariant: Parquet is made aside, with what serving leaves of the processors, until so much waits that it cannot.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    mem,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvError, Sender, select};
 use serde_json::{Map, Value, json};
 
 use super::{
+    aside::{Aside, Done, Maker, Task, Worker},
     capture,
-    compact::{self, background::Background},
-    disk, erased,
+    compact::{self, Merge, background::Background},
+    disk,
     inventory::Inventory,
     layout,
     reader::Log,
     retention,
-    rotate::{Origin, Rotated, rotate},
+    rotate::Rotated,
     store::Shared,
     upload::book::Book,
     writer::Sealed,
@@ -33,21 +37,41 @@ const AGAIN: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(60);
 const ACCOUNT: Duration = Duration::from_secs(10);
 
+/// Bytes of segments that may wait for what serving leaves of the processors, and of what there may be written ahead at all, the part.
+const MAY_WAIT: u64 = 512 << 20;
+const MAY_WAIT_PART: u64 = 4;
+
 pub struct Rotator {
     shared: Arc<Shared>,
     segments: Receiver<Sealed>,
     waiting: Vec<Sealed>,
+    maker: Arc<Maker>,
+    aside: Aside,
     /// Rows in files, and those left out since their subject is erased, by model.
     rows: BTreeMap<String, (u64, u64)>,
     complained: bool,
-    compaction: Option<Background>,
     /// Tells the uploader, where there is one, that there are files.
     news: Sender<()>,
-    inventory: Inventory,
+}
+
+/// What happened.
+#[derive(PartialEq, Eq)]
+enum Heard {
+    /// There is a segment to make files of, or somebody free to do it.
+    Work,
+    /// Nothing for a while; or small files have become one, so that there may be more of them.
+    Rest,
+    /// The writer has ended.
+    End,
 }
 
 impl Rotator {
-    pub fn new(shared: Arc<Shared>, segments: Receiver<Sealed>, news: Sender<()>) -> Rotator {
+    /// With what the thread runs that works aside.
+    pub fn new(
+        shared: Arc<Shared>,
+        segments: Receiver<Sealed>,
+        news: Sender<()>,
+    ) -> (Rotator, Worker) {
         let (root, options) = (shared.place.root.clone(), &shared.options.compact);
         let grace = i64::try_from(options.grace_seconds).unwrap_or(i64::MAX);
         let small = compact::Options {
@@ -58,16 +82,19 @@ impl Rotator {
         let place = &shared.place;
         let inventory = Inventory::of(&root, &format!("{}-{}", place.node, place.boot));
         let compaction = options.enabled.then(|| Background::new(root, small));
-        Rotator {
-            compaction,
+        let maker = Arc::new(Maker { shared: shared.clone(), inventory });
+        let (aside, worker) = Aside::new(maker.clone(), compaction);
+        let rotator = Rotator {
             shared,
             segments,
             waiting: Vec::new(),
+            maker,
+            aside,
             rows: BTreeMap::new(),
             complained: false,
             news,
-            inventory,
-        }
+        };
+        (rotator, worker)
     }
 
     /// Works until the writer has ended and its last segment is done, or cannot be.
@@ -76,25 +103,22 @@ impl Rotator {
         let (mut swept, mut accounted, mut tried) =
             (None::<Instant>, Instant::now(), Instant::now());
         loop {
-            let closing = match self.segments.recv_timeout(Duration::from_secs(1)) {
-                Ok(sealed) => {
-                    self.waiting.push(sealed);
-                    tried = Instant::now() - AGAIN;
-                    false
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => true,
-            };
-            if closing || tried.elapsed() >= AGAIN {
-                tried = Instant::now();
-                self.rotate_all();
+            let heard = self.hear();
+            let closing = heard == Heard::End;
+            if closing {
+                self.call_back();
             }
-            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            if heard != Heard::Rest || tried.elapsed() >= AGAIN {
+                tried = Instant::now();
+                self.hand_out(closing);
+            }
+            // Not while files that may be too old are put together.
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) && !self.aside.compacts() {
                 swept = Some(Instant::now());
                 self.expire();
             }
-            if !closing && self.waiting.is_empty() && self.segments.is_empty() {
-                self.compact();
+            if heard == Heard::Rest && self.waiting.is_empty() {
+                let _ = self.aside.offer(Task::Compact);
             }
             if closing || accounted.elapsed() >= ACCOUNT {
                 accounted = Instant::now();
@@ -107,38 +131,87 @@ impl Rotator {
         }
     }
 
-    fn rotate_all(&mut self) {
-        for sealed in std::mem::take(&mut self.waiting) {
-            let place = &self.shared.place;
-            let profile = self.shared.options.profile.sample();
-            let (segment, inventory) = (sealed.number, &self.inventory);
-            let (node, boot) = (&*place.node, &*place.boot);
-            let origin = Origin { node, boot, segment, profile, inventory };
-            match self.rotate(&sealed.path, origin) {
-                Ok(rotated) => {
-                    self.done_with(&sealed.path, rotated.torn_bytes);
-                    self.shared.numbers.wal_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
-                    self.count(&rotated);
-                    self.complained = false;
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.complained, true) {
-                        tracing::error!(
-                            error,
-                            "the prediction log's files cannot be written: rows stay in the write-ahead log until they can"
-                        );
-                    }
+    fn hear(&mut self) -> Heard {
+        select! {
+            recv(self.segments) -> sealed => match sealed {
+                Ok(sealed) => {
                     self.waiting.push(sealed);
+                    Heard::Work
                 }
+                Err(_) => Heard::End,
+            },
+            recv(self.aside.done()) -> done => self.over(done),
+            default(Duration::from_secs(1)) => Heard::Rest,
+        }
+    }
+
+    /// Takes what came of something that was done aside.
+    fn over(&mut self, done: Result<Done, RecvError>) -> Heard {
+        match self.aside.take(done) {
+            Some(Done::Rotated(sealed, rotated)) => match self.take(sealed, rotated) {
+                true => Heard::Work,
+                // In a while.
+                false => Heard::Rest,
+            },
+            Some(Done::Compacted(Ok(Some(merge)))) => {
+                self.compacted(&merge);
+                Heard::Rest
+            }
+            Some(Done::Compacted(Ok(None))) | None => Heard::Work,
+            Some(Done::Compacted(Err(error))) => {
+                self.shared.numbers.failed_compactions.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "files of the prediction log are not put together: they stay as they are");
+                Heard::Work
             }
         }
     }
 
-    /// Without the rows of those who are erased, of whom there are no more meanwhile.
-    fn rotate(&self, segment: &Path, origin: Origin<'_>) -> Result<Rotated, String> {
-        let place = &self.shared.place;
-        let held = erased::hold(&place.root).map_err(|error| error.0)?;
-        rotate(&*place.disk, &place.root, segment, (origin, &held.ledger))
+    /// Waits until nothing is done aside any more.
+    fn call_back(&mut self) {
+        while self.aside.is_busy() {
+            let done = self.aside.done().recv();
+            self.over(done);
+        }
+    }
+
+    /// Each segment that waits to whoever is free, or it is made Parquet here: at the end, and where too much waits.
+    fn hand_out(&mut self, closing: bool) {
+        for sealed in mem::take(&mut self.waiting) {
+            if closing || self.is_late() {
+                let rotated = self.maker.make(&sealed);
+                self.take(sealed, rotated);
+            } else if let Some(Task::Rotate(sealed)) = self.aside.offer(Task::Rotate(sealed)) {
+                self.waiting.push(sealed);
+            }
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        let most = MAY_WAIT.min(self.shared.options.wal_max_bytes / MAY_WAIT_PART);
+        self.aside.is_gone() || self.shared.numbers.wal_bytes.load(Ordering::Relaxed) > most
+    }
+
+    /// Takes what came of a segment: whether that was files.
+    fn take(&mut self, sealed: Sealed, rotated: Result<Rotated, String>) -> bool {
+        match rotated {
+            Ok(rotated) => {
+                self.done_with(&sealed.path, rotated.torn_bytes);
+                self.shared.numbers.wal_bytes.fetch_sub(sealed.bytes, Ordering::Relaxed);
+                self.count(&rotated);
+                self.complained = false;
+                true
+            }
+            Err(error) => {
+                if !mem::replace(&mut self.complained, true) {
+                    tracing::error!(
+                        error,
+                        "the prediction log's files cannot be written: rows stay in the write-ahead log until they can"
+                    );
+                }
+                self.waiting.push(sealed);
+                false
+            }
+        }
     }
 
     /// A segment of this very start has no torn end unless somebody else wrote in it, or the disk lost something: it stays, for
@@ -204,9 +277,7 @@ impl Rotator {
         let (mut rows, mut torn, mut whole) = (0, 0, true);
         let any = !segments.is_empty();
         for (segment, path) in segments {
-            let profile = self.shared.options.profile.sample();
-            let origin = Origin { node, boot, segment, profile, inventory: &self.inventory };
-            match self.rotate(&path, origin) {
+            match self.maker.make_of(&path, (node, boot, segment)) {
                 Ok(rotated) => {
                     (rows, torn) = (rows + rotated.rows, torn + rotated.torn_bytes);
                     self.remove(&path);
@@ -253,7 +324,7 @@ impl Rotator {
             };
             let mut gone: BTreeMap<Cause, (u64, u64)> = BTreeMap::new();
             for (file, cause) in retention::expired(&files, capture::wall().wall_us, policy) {
-                match retention::remove(root, file, &self.inventory) {
+                match retention::remove(root, file, &self.maker.inventory) {
                     Ok(()) => {
                         let sum = gone.entry(cause).or_default();
                         *sum = (sum.0 + 1, sum.1 + file.bytes);
@@ -289,21 +360,11 @@ impl Rotator {
         }
     }
 
-    fn compact(&mut self) {
-        let Some(compaction) = &mut self.compaction else { return };
+    fn compacted(&self, merge: &Merge) {
         let numbers = &self.shared.numbers;
-        match compaction.step(capture::wall().wall_us) {
-            Ok(None) => {}
-            Ok(Some(merge)) => {
-                numbers.compactions.fetch_add(1, Ordering::Relaxed);
-                numbers.compacted_files.fetch_add(merge.inputs.len() as u64, Ordering::Relaxed);
-                let _ = self.news.try_send(());
-            }
-            Err(error) => {
-                numbers.failed_compactions.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%error, "files of the prediction log are not put together: they stay as they are");
-            }
-        }
+        numbers.compactions.fetch_add(1, Ordering::Relaxed);
+        numbers.compacted_files.fetch_add(merge.inputs.len() as u64, Ordering::Relaxed);
+        let _ = self.news.try_send(());
     }
 
     /// Writes down what has become of all rows since the start.
@@ -347,7 +408,8 @@ impl Rotator {
     }
 
     fn leave(&self) {
-        if self.waiting.is_empty() {
+        // Where the thread aside has ended, the segment that it had is still there, for the next start.
+        if self.waiting.is_empty() && !self.aside.is_gone() {
             let own = self.shared.place.wal();
             let _ = fs::remove_file(own.join("lock")).and_then(|()| fs::remove_dir(own));
         }

@@ -227,13 +227,14 @@ impl Logs {
         };
         // One word is enough: whoever hears it looks at everything.
         let (tell, news) = bounded(1);
-        let rotator = Rotator::new(logs.shared.clone(), segments, tell);
+        let (rotator, aside) = Rotator::new(logs.shared.clone(), segments, tell);
         let failed = |error| format!("a thread of the prediction log does not start: {error}");
         let write = thread::Builder::new().name("onnxd-predlog".into()).spawn(|| writer.run());
         let write = write.map_err(failed)?;
         let _ = logs.shared.writer.set(write.thread().clone());
         let rotate = thread::Builder::new().name("onnxd-rotate".into()).spawn(|| rotator.run());
-        logs.threads.lock().extend([write, rotate.map_err(failed)?]);
+        let aside = thread::Builder::new().name("onnxd-aside".into()).spawn(|| aside.run());
+        logs.threads.lock().extend([write, rotate.map_err(failed)?, aside.map_err(failed)?]);
         if !options.labels_folder.as_os_str().is_empty() {
             let folder = Folder::new(logs.shared.clone());
             let look = thread::Builder::new().name("onnxd-labels".into()).spawn(|| folder.run());

@@ -14,7 +14,7 @@ use crate::{
         footer::{self, LogSchema},
         options::{Large, Mode},
         reader::{Filter, Log},
-        testing::{self, Frail, classifier, floats, tensor},
+        testing::{self, Frail, Trap, classifier, floats, tensor},
     },
     telemetry::{clock::now, predictions::Reason},
     types::{
@@ -393,4 +393,37 @@ fn a_sample_is_the_same_whoever_takes_it() {
     let expected: Vec<bool> = (0..500).map(|n| sampling::place(&format!("r{n}")) < 0.2).collect();
     assert_eq!(logged, expected);
     assert!(logs.close(LIMIT));
+}
+
+/// Whose own thread gets nothing of the processors, or ends.
+#[test]
+fn segments_that_nobody_makes_files_of_aside_wait_until_they_are_too_many() {
+    for trap in [Trap::Hang, Trap::Panic] {
+        let mut pipe = Pipe::new();
+        (pipe.options.rotate_bytes, pipe.options.wal_max_bytes) = (1, 1 << 20);
+        let logs = pipe.start();
+        let log = attach(&logs, LogOptions::default());
+        let (mut rows, mut most) = (0, 0);
+        pipe.disk.trap(Some(("onnxd-aside", trap)));
+        wait_for(|| {
+            offer(&log, &format!("r{rows}"));
+            rows += 1;
+            let waits = logs.shared.numbers.wal_bytes.load(Ordering::Relaxed);
+            let none = pipe.files().is_empty();
+            most = most.max(if none { waits } else { 0 });
+            !none
+        });
+        assert_eq!(most > 1 << 17, trap == Trap::Hang, "{most} bytes waited");
+        pipe.disk.trap(None);
+        assert_eq!(logs.close(LIMIT), trap == Trap::Hang);
+        let account = log.model.ring.account();
+        assert_eq!((account.received, account.written), (rows, rows), "{account:?}");
+        if trap == Trap::Panic {
+            assert!((pipe.request_ids().len() as u64) < rows, "one segment is left");
+            assert!(pipe.start().close(LIMIT));
+        }
+        let ids = pipe.request_ids();
+        let unique: BTreeSet<&String> = ids.iter().collect();
+        assert_eq!((ids.len() as u64, unique.len() as u64), (rows, rows));
+    }
 }

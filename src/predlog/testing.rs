@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::{
     disk::{Disk, DiskFile, Real},
     options::{LogOptions, StoreOptions},
-    record::{CacheUse, Record, Route, Texts},
+    record::{CacheUse, Fields, Record, Route, Texts},
     subject::{Parts, Subject},
 };
 use crate::{
@@ -73,7 +73,7 @@ pub fn floats(values: &[f32]) -> Vec<u8> {
 /// A record without tensors.
 pub fn bare(subject: &Arc<Subject>, id: &str, rows: usize) -> Record {
     let signature = &subject.signature;
-    let mut record = Record {
+    let mut record = Record::from(Fields {
         subject: subject.clone(),
         received: Tick(1_000_000),
         code: None,
@@ -89,7 +89,7 @@ pub fn bare(subject: &Arc<Subject>, id: &str, rows: usize) -> Record {
         data: Vec::new(),
         waiter: None,
         charge: 0,
-    };
+    });
     record.charge = record.weight();
     record
 }
@@ -114,6 +114,13 @@ pub fn store(dir: &Path) -> StoreOptions {
     }
 }
 
+/// What a thread comes to that does something with the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    Hang,
+    Panic,
+}
+
 /// The real disk, but that it can refuse, hang, and lose at once all that was not synced, as a power cut does.
 #[derive(Clone, Default)]
 pub struct Frail(Arc<State>);
@@ -122,6 +129,8 @@ pub struct Frail(Arc<State>);
 struct State {
     refuses: AtomicBool,
     hangs: AtomicBool,
+    /// For one thread, by its name.
+    trap: Mutex<Option<(&'static str, Trap)>>,
     /// Bytes of each file that are synced.
     synced: Mutex<HashMap<PathBuf, u64>>,
     /// Files whose names are not.
@@ -139,6 +148,17 @@ impl Frail {
 
     pub fn hang(&self, hangs: bool) {
         self.0.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    pub fn trap(&self, trap: Option<(&'static str, Trap)>) {
+        *self.0.trap.lock() = trap;
+    }
+
+    fn trapped(&self) -> bool {
+        let trap = *self.0.trap.lock();
+        let own = trap.filter(|(name, _)| thread::current().name() == Some(name));
+        assert_ne!(own.map(|(_, trap)| trap), Some(Trap::Panic), "as the test wants it");
+        own.is_some()
     }
 
     /// What a power cut leaves: of every file what was synced, and no name that was not.
@@ -168,7 +188,7 @@ impl Frail {
     }
 
     fn check(&self) -> io::Result<()> {
-        while self.0.hangs.load(Ordering::SeqCst) {
+        while self.0.hangs.load(Ordering::SeqCst) || self.trapped() {
             thread::sleep(Duration::from_millis(1));
         }
         match self.0.refuses.load(Ordering::SeqCst) {
