@@ -120,7 +120,7 @@ def cost(options, folder):
     modes = {
         "off again (A/A)": ("off", {}),
         "best_effort": ("best_effort", {}),
-        "best_effort, nothing waits": ("best_effort", no_room),
+        "best_effort, little waits": ("best_effort", no_room),
         "durable": ("durable", {}),
     }
     print(f"\n{options.rounds} rounds of {options.seconds} s; a sync of 4 KiB takes {sync_ms(folder):.2f} ms here.\n")

@@ -223,16 +223,23 @@ fn a_data_set_is_cut_by_time_with_a_gap() {
     );
 }
 
+/// Puts the files of each hour together.
+fn compact(root: &Path) {
+    let log = Log::open(root).expect("a log");
+    let merges =
+        onnxd::predlog::compact::plan(&log, &Filter::default(), &Default::default(), i64::MAX / 2);
+    let merges = merges.expect("planned");
+    assert!(!merges.is_empty(), "there is nothing to put together");
+    for merge in merges {
+        onnxd::predlog::compact::run(&merge).expect("merged");
+    }
+}
+
 #[test]
 fn the_same_log_gives_the_same_id_however_its_files_lie() {
     let dir = labelled();
     let (first, _) = built(dir.path(), "one", &[]);
-    let log = Log::open(dir.path()).expect("a log");
-    let merges =
-        onnxd::predlog::compact::plan(&log, &Filter::default(), &Default::default(), i64::MAX / 2);
-    for merge in merges.expect("planned") {
-        onnxd::predlog::compact::run(&merge).expect("merged");
-    }
+    compact(dir.path());
     let elsewhere = tempfile::tempdir().expect("a directory");
     let out = elsewhere.path().join("two");
     let args = ["dataset", "build", "--model", "churn", "--out", out.to_str().expect("UTF-8")];
@@ -439,6 +446,25 @@ fn a_replay_of_the_same_version_is_the_same_and_of_another_is_not() {
         4,
         "no answer could be compared",
     );
+}
+
+#[test]
+fn a_replay_is_the_same_after_a_compaction() {
+    let dir = tempfile::tempdir().expect("a directory");
+    wine::write(dir.path(), 250);
+    let models = wine::models();
+    let models = models.to_str().expect("UTF-8");
+    let args = ["replay", "--model", "wine", "--models", models, "--version", "2"];
+    let mut before = good(&args, dir.path());
+    assert_eq!(before["rows"]["compared"], json!(250));
+    compact(dir.path());
+    let mut after = good(&args, dir.path());
+    for report in [&mut before, &mut after] {
+        for timed in ["seconds", "answer_us"] {
+            report.as_object_mut().expect("a report").remove(timed);
+        }
+    }
+    assert_eq!(after, before);
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub fn first() -> Local {
     Local::open(&settings, "wine", Some(1)).expect("the example model opens")
 }
 
+/// Rows of a file.
+const FILE: usize = 100;
+
 /// Writes a log of `count` rows, with what version 1 answers.
 pub fn write(root: &Path, count: usize) {
     let mut local = first();
@@ -97,5 +100,9 @@ pub fn write(root: &Path, count: usize) {
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch");
     let dir = root.join("log/v1/model=wine/version=1/date=2026-01-31/hour=9");
     std::fs::create_dir_all(&dir).expect("a directory");
-    write_at(&dir.join("part-n-b-1.parquet"), &batch, Some(footer));
+    for from in (0..count).step_by(FILE) {
+        let rows = batch.slice(from, FILE.min(count - from));
+        let name = format!("part-n-b-{}.parquet", from / FILE);
+        write_at(&dir.join(name), &rows, Some(footer.clone()));
+    }
 }
