@@ -406,13 +406,17 @@ fn a_subject_is_found_by_its_name_and_the_key() {
     refused(&["log", "erase", "--subject", "4711"], dir.path(), 2, "--key-file");
 }
 
+/// A log of so many wines, and where the models are.
+fn wines(count: usize) -> (TempDir, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    wine::write(dir.path(), count);
+    (dir, wine::models().to_str().expect("UTF-8").to_owned())
+}
+
 #[test]
 fn a_replay_of_the_same_version_is_the_same_and_of_another_is_not() {
-    let dir = tempfile::tempdir().expect("a directory");
-    wine::write(dir.path(), 150);
-    let models = wine::models();
-    let models = models.to_str().expect("UTF-8");
-    let base = ["replay", "--model", "wine", "--models", models];
+    let (dir, models) = wines(150);
+    let base = ["replay", "--model", "wine", "--models", &models];
     let with = |more: &[&'static str]| [&base[..], more].concat();
     // The binary may find another runtime than the test did: the last digits may be others.
     let same = good(&with(&["--version", "1", "--same", "--max-flips", "0"]), dir.path());
@@ -450,11 +454,8 @@ fn a_replay_of_the_same_version_is_the_same_and_of_another_is_not() {
 
 #[test]
 fn a_replay_is_the_same_after_a_compaction() {
-    let dir = tempfile::tempdir().expect("a directory");
-    wine::write(dir.path(), 250);
-    let models = wine::models();
-    let models = models.to_str().expect("UTF-8");
-    let args = ["replay", "--model", "wine", "--models", models, "--version", "2"];
+    let (dir, models) = wines(250);
+    let args = ["replay", "--model", "wine", "--models", &models, "--version", "2"];
     let mut before = good(&args, dir.path());
     assert_eq!(before["rows"]["compared"], json!(250));
     compact(dir.path());
@@ -469,8 +470,7 @@ fn a_replay_is_the_same_after_a_compaction() {
 
 #[test]
 fn in_one_process_a_replay_is_exact() {
-    let dir = tempfile::tempdir().expect("a directory");
-    wine::write(dir.path(), 150);
+    let (dir, _) = wines(150);
     let filter = Filter::default();
     let files = Log::open(dir.path()).expect("a log").files(&filter).expect("listed");
     let options = Options {

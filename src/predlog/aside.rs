@@ -66,9 +66,16 @@ pub enum Done {
 pub struct Aside {
     tasks: Sender<Task>,
     done: Receiver<Done>,
-    busy: bool,
-    compacts: bool,
-    gone: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    Rotates,
+    Compacts,
+    /// It has ended, which nothing but a panic brings about.
+    Gone,
 }
 
 /// What the thread runs.
@@ -84,34 +91,38 @@ impl Aside {
         let (tasks, given) = bounded(1);
         let (tell, done) = bounded(1);
         let worker = Worker { tasks: given, done: tell, maker, compaction };
-        (Aside { tasks, done, busy: false, compacts: false, gone: false }, worker)
+        (Aside { tasks, done, state: State::Free }, worker)
     }
 
     pub fn is_busy(&self) -> bool {
-        self.busy
+        matches!(self.state, State::Rotates | State::Compacts)
     }
 
     /// Whether it puts files together.
     pub fn compacts(&self) -> bool {
-        self.busy && self.compacts
+        self.state == State::Compacts
     }
 
-    /// It has ended, which nothing but a panic brings about.
     pub fn is_gone(&self) -> bool {
-        self.gone
+        self.state == State::Gone
     }
 
-    /// Gives it something to do, or says what it cannot take since it has something.
+    /// Gives it something to do, or says what it cannot take since it has something, or is gone.
     pub fn offer(&mut self, task: Task) -> Option<Task> {
-        if self.busy {
+        if self.state != State::Free {
             return Some(task);
         }
-        let compacts = matches!(task, Task::Compact);
+        let state = match task {
+            Task::Rotate(_) => State::Rotates,
+            Task::Compact => State::Compacts,
+        };
         match self.tasks.try_send(task) {
-            Ok(()) => (self.busy, self.compacts) = (true, compacts),
-            Err(refused) => return Some(refused.into_inner()),
+            Ok(()) => {
+                self.state = state;
+                None
+            }
+            Err(refused) => Some(refused.into_inner()),
         }
-        None
     }
 
     /// What is to be received from, until something comes of what it was given; `take` whatever that is.
@@ -120,10 +131,9 @@ impl Aside {
     }
 
     pub fn take(&mut self, done: Result<Done, RecvError>) -> Option<Done> {
-        self.busy = false;
+        self.state = State::Free;
         if done.is_err() {
-            self.gone = true;
-            self.done = never();
+            (self.state, self.done) = (State::Gone, never());
         }
         done.ok()
     }

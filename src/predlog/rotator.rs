@@ -106,6 +106,7 @@ impl Rotator {
             let heard = self.hear();
             let closing = heard == Heard::End;
             if closing {
+                self.hand_out(true);
                 self.call_back();
             }
             if heard != Heard::Rest || tried.elapsed() >= AGAIN {
@@ -174,21 +175,20 @@ impl Rotator {
         }
     }
 
-    /// Each segment that waits to whoever is free, or it is made Parquet here: at the end, and where too much waits.
+    /// Each segment that waits to whoever is free, or it is made Parquet here: at the end, where too much waits, and where nobody
+    /// else is left to do it.
     fn hand_out(&mut self, closing: bool) {
+        let most = MAY_WAIT.min(self.shared.options.wal_max_bytes / MAY_WAIT_PART);
+        let mut waits: u64 = self.waiting.iter().map(|sealed| sealed.bytes).sum();
         for sealed in mem::take(&mut self.waiting) {
-            if closing || self.is_late() {
+            if closing || waits > most || self.aside.is_gone() {
+                waits -= sealed.bytes;
                 let rotated = self.maker.make(&sealed);
                 self.take(sealed, rotated);
             } else if let Some(Task::Rotate(sealed)) = self.aside.offer(Task::Rotate(sealed)) {
                 self.waiting.push(sealed);
             }
         }
-    }
-
-    fn is_late(&self) -> bool {
-        let most = MAY_WAIT.min(self.shared.options.wal_max_bytes / MAY_WAIT_PART);
-        self.aside.is_gone() || self.shared.numbers.wal_bytes.load(Ordering::Relaxed) > most
     }
 
     /// Takes what came of a segment: whether that was files.
