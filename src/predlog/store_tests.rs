@@ -12,6 +12,7 @@ use crate::{
         blobs,
         capture::{Ending, Offered},
         footer::{self, LogSchema},
+        log_files::{self, Rows},
         options::{Large, Mode},
         reader::{Filter, Log},
         testing::{self, Frail, Trap, classifier, floats, tensor},
@@ -426,4 +427,20 @@ fn segments_that_nobody_makes_files_of_aside_wait_until_they_are_too_many() {
         let unique: BTreeSet<&String> = ids.iter().collect();
         assert_eq!((ids.len() as u64, unique.len() as u64), (rows, rows));
     }
+}
+
+#[test]
+fn small_files_of_hours_that_are_over_are_put_together() {
+    let mut pipe = Pipe::new();
+    pipe.options.compact.enabled = true;
+    for n in 0..3 {
+        let name = format!("part-n-b-{n}.parquet");
+        log_files::write(&pipe.options.dir, &name, Rows::numbered(n * 50, 50));
+    }
+    let logs = pipe.start();
+    let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    wait_for(|| count(&logs.shared.numbers.compactions) == 1);
+    assert_eq!(count(&logs.shared.numbers.compacted_files), 3);
+    assert!(logs.close(LIMIT));
+    assert_eq!(pipe.files().len(), 1);
 }
