@@ -19,8 +19,8 @@ use support::{
 };
 
 const CLIENTS: usize = 8;
-const ROUNDS: usize = 15;
-const WINDOW: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 61;
+const WINDOW: Duration = Duration::from_millis(200);
 
 /// A request whose last four bytes are a float that no other request has, or that all have.
 struct Asked {

@@ -77,14 +77,17 @@ impl Cached {
             Boarded::Kept(outputs) => Ok(Answering::kept(outputs, started)),
             Boarded::Joined(seat) => {
                 served.stats.coalesced(now().since(started));
-                Ok(Answering::shared(served, seat, Some(request), ticket.deadline, false))
+                let (served, request) = (served.clone(), Some(request));
+                let waiting =
+                    Waiting { served, seat, request, deadline: ticket.deadline, own: None };
+                Ok(Answering::Joined(Box::new(waiting)))
             }
             Boarded::Leads(seat) => {
                 let begun = now();
                 served.stats.missed(begun.since(started));
                 let replier = Replier::shared(seat.flight.clone());
                 let gathered = served.submit_to(replier, request, begun)?;
-                Ok(Answering::shared(served, seat, None, ticket.deadline, gathered))
+                Ok(Answering::Leads { seat, deadline: ticket.deadline, gathered })
             }
         }
     }
@@ -96,8 +99,10 @@ pub enum Answering {
     Own(Awaited),
     /// From the cache.
     Kept(Box<Kept>),
-    /// From a run that others may wait for as well.
-    Shared(Box<Waiting>),
+    /// From a run that it began, and that others may join.
+    Leads { seat: Seat, deadline: Option<Tick>, gathered: bool },
+    /// From a run that another one began.
+    Joined(Box<Waiting>),
 }
 
 /// An answer that was kept.
@@ -107,15 +112,13 @@ pub struct Kept {
     lookup: Duration,
 }
 
-/// A request that waits for a run of several.
+/// A request that waits for another one's run.
 pub struct Waiting {
     served: Arc<Served>,
-    /// `None` once it asked for a run of its own.
-    seat: Option<Seat>,
-    /// What it asks, unless that is in the run already.
+    seat: Seat,
+    /// What it asks; `None` once it asked for a run of its own.
     request: Option<Request>,
     deadline: Option<Tick>,
-    gathered: bool,
     own: Option<Awaited>,
 }
 
@@ -123,18 +126,6 @@ impl Answering {
     fn kept(outputs: Outputs, started: Tick) -> Answering {
         let lookup = now().since(started);
         Answering::Kept(Box::new(Kept { outputs: Some(outputs), lookup }))
-    }
-
-    fn shared(
-        served: &Arc<Served>,
-        seat: Seat,
-        request: Option<Request>,
-        deadline: Option<Tick>,
-        gathered: bool,
-    ) -> Answering {
-        let (served, seat) = (served.clone(), Some(seat));
-        let waiting = Waiting { served, seat, request, deadline, gathered, own: None };
-        Answering::Shared(Box::new(waiting))
     }
 
     /// What it took to find an answer that was kept.
@@ -150,8 +141,8 @@ impl Answering {
         match self {
             Answering::Own(_) => CacheUse::Bypass,
             Answering::Kept(_) => CacheUse::Hit,
-            Answering::Shared(waiting) if waiting.request.is_some() => CacheUse::Coalesced,
-            Answering::Shared(_) => CacheUse::Miss,
+            Answering::Leads { .. } => CacheUse::Miss,
+            Answering::Joined(_) => CacheUse::Coalesced,
         }
     }
 
@@ -160,7 +151,8 @@ impl Answering {
         match self {
             Answering::Own(awaited) => awaited.gathered,
             Answering::Kept(_) => true,
-            Answering::Shared(waiting) => waiting.gathered,
+            Answering::Leads { gathered, .. } => *gathered,
+            Answering::Joined(_) => false,
         }
     }
 }
@@ -175,32 +167,28 @@ impl Future for Answering {
                 let outputs = Ok(kept.outputs.take().unwrap_or_default());
                 Poll::Ready(Reply { outputs, spent: Spent::default() })
             }
-            Answering::Shared(waiting) => waiting.poll(cx),
+            Answering::Leads { seat, deadline, .. } => {
+                seat.poll(*deadline, cx).map(|reply| reply.unwrap_or_else(reply::lost))
+            }
+            Answering::Joined(waiting) => waiting.poll(cx),
         }
     }
 }
 
 impl Waiting {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
-        if let Some(seat) = &self.seat {
-            match seat.poll(self.deadline, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(reply)) => return Poll::Ready(reply),
-                Poll::Ready(None) => self.seat = None,
-            }
-            let Some(request) = self.request.take() else {
-                return Poll::Ready(reply::lost());
-            };
-            match self.served.submit(request, now()) {
-                Ok(awaited) => self.own = Some(awaited),
-                Err(error) => {
-                    return Poll::Ready(Reply { outputs: Err(error), spent: Spent::default() });
-                }
-            }
+        if let Some(own) = &mut self.own {
+            return Pin::new(own).poll(cx);
         }
-        match &mut self.own {
-            Some(own) => Pin::new(own).poll(cx),
-            None => Poll::Ready(reply::lost()),
+        match self.seat.poll(self.deadline, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(reply)) => return Poll::Ready(reply),
+            Poll::Ready(None) => {}
+        }
+        let Some(request) = self.request.take() else { return Poll::Ready(reply::lost()) };
+        match self.served.submit(request, now()) {
+            Ok(awaited) => Pin::new(self.own.insert(awaited)).poll(cx),
+            Err(error) => Poll::Ready(Reply { outputs: Err(error), spent: Spent::default() }),
         }
     }
 }

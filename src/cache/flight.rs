@@ -93,7 +93,7 @@ impl Flights {
         let flight = Flight::new(store.clone(), stats.clone(), key, ticket);
         // One that nobody waits for any more, or that is less urgent, goes on without joiners.
         flying.insert(key, flight.clone());
-        Boarded::Leads(Seat { flight, place: 0 })
+        Boarded::Leads(Seat { flight, place: 0, answered: false })
     }
 
     /// Nobody joins this flight any more.
@@ -132,6 +132,8 @@ struct State {
     wakers: SmallVec<[Option<Waker>; 1]>,
     run: Option<Arc<RunWatch>>,
     outcome: Option<Outcome>,
+    /// Nobody joins any more.
+    closed: bool,
 }
 
 /// What came of a run; `None`: there was none, it was refused or lost.
@@ -140,7 +142,8 @@ type Outcome = Option<Reply>;
 impl Flight {
     fn new(store: Arc<Store>, stats: Arc<VersionStats>, key: Key, first: Ticket) -> Arc<Flight> {
         let latest = AtomicU64::new(first.deadline.map_or(NEVER, |deadline| deadline.0));
-        let state = State { waiting: 1, wakers: smallvec![None], run: None, outcome: None };
+        let state =
+            State { waiting: 1, wakers: smallvec![None], run: None, outcome: None, closed: false };
         let abandoned = AtomicBool::new(false);
         Arc::new(Flight { store, stats, key, first, abandoned, latest, state: Mutex::new(state) })
     }
@@ -160,10 +163,11 @@ impl Flight {
         state.wakers.push(None);
         self.latest
             .fetch_max(ticket.deadline.map_or(NEVER, |deadline| deadline.0), Ordering::AcqRel);
-        Some(Boarded::Joined(Seat { flight: self.clone(), place: state.wakers.len() - 1 }))
+        let place = state.wakers.len() - 1;
+        Some(Boarded::Joined(Seat { flight: self.clone(), place, answered: false }))
     }
 
-    /// What the place comes to; `None`: the run was refused, or ended, for reasons of others'.
+    /// What the place comes to, and given back with that; `None`: the run was refused, or ended, for reasons of others'.
     fn poll(
         &self,
         place: usize,
@@ -171,16 +175,20 @@ impl Flight {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Reply>> {
         let mut state = self.state.lock();
-        let Some(outcome) = &state.outcome else {
-            match &mut state.wakers[place] {
+        let State { waiting, wakers, outcome, closed, .. } = &mut *state;
+        let Some(outcome) = outcome else {
+            match &mut wakers[place] {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
             return Poll::Pending;
         };
+        *waiting -= 1;
+        let last = *closed && *waiting == 0;
+        let outcome = if last { outcome.take() } else { outcome.clone() };
         let later = |first: Tick| deadline.is_none_or(|own| own > first);
         let theirs = self.first.deadline.is_some_and(later);
-        Poll::Ready(outcome.clone().filter(|reply| match &reply.outputs {
+        Poll::Ready(outcome.filter(|reply| match &reply.outputs {
             Err(error) => error.code != Code::DeadlineExceeded || !theirs,
             Ok(_) => true,
         }))
@@ -204,22 +212,28 @@ impl Flight {
         }
     }
 
-    /// First those who wait get their answer.
-    fn deliver(&self, outcome: Outcome) {
+    /// Gives those who wait their answer.
+    fn deliver(&self, outcome: Outcome, closed: bool) {
         let wakers = {
             let mut state = self.state.lock();
             state.run = None;
             state.outcome = Some(outcome);
+            state.closed = closed;
             mem::take(&mut state.wakers)
         };
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Then it is kept; whoever comes meanwhile finds it here.
     fn keep(&self, outputs: &Outputs) {
         let started = now();
         self.store.keep(self.key, outputs);
         self.stats.kept(now().since(started));
+    }
+
+    /// The answer, where it is to be kept.
+    fn wanted<'a>(&self, outcome: &'a Outcome) -> Option<&'a Outputs> {
+        let outputs = outcome.as_ref()?.outputs.as_ref().ok()?;
+        self.store.wants(self.key, outputs).then_some(outputs)
     }
 }
 
@@ -248,12 +262,19 @@ impl Shared for Flight {
     }
 
     fn land(self: Arc<Self>, reply: Option<Reply>) {
-        let given = reply.as_ref().and_then(|reply| reply.outputs.as_ref().ok()).cloned();
-        self.deliver(reply);
-        if let Some(outputs) = given {
-            self.keep(&outputs);
+        match self.wanted(&reply).cloned() {
+            // First those who wait get it, then it is kept; whoever comes meanwhile finds it here.
+            Some(outputs) => {
+                self.deliver(reply, false);
+                self.keep(&outputs);
+                self.store.flights.remove(&self);
+            }
+            // Whoever comes meanwhile asks again, as anybody will who comes later.
+            None => {
+                self.store.flights.remove(&self);
+                self.deliver(reply, true);
+            }
         }
-        self.store.flights.remove(&self);
     }
 }
 
@@ -261,18 +282,24 @@ impl Shared for Flight {
 pub struct Seat {
     pub flight: Arc<Flight>,
     place: usize,
+    /// The place is given back.
+    answered: bool,
 }
 
 impl Seat {
     /// The answer, for a request of this deadline; `None`: it is to ask for a run of its own.
-    pub fn poll(&self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
-        self.flight.poll(self.place, deadline, cx)
+    pub fn poll(&mut self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+        let reply = self.flight.poll(self.place, deadline, cx);
+        self.answered = reply.is_ready();
+        reply
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.flight.leave(self.place);
+        if !self.answered {
+            self.flight.leave(self.place);
+        }
     }
 }
 

@@ -34,6 +34,8 @@ struct World {
     runs: usize,
     /// Whether the next run to be submitted is refused.
     refuse: bool,
+    /// Whether answers are kept.
+    keeps: bool,
 }
 
 impl World {
@@ -44,6 +46,7 @@ impl World {
             queue: VecDeque::new(),
             runs: 0,
             refuse: false,
+            keeps: true,
         }
     }
 }
@@ -62,7 +65,7 @@ struct Asker {
     glance: Option<u64>,
     looked: bool,
     seat: Option<Seat>,
-    /// The run that it leads is being refused; told to those who joined already, or not yet.
+    /// The run that it leads is being refused; nobody joins it any more, or still.
     refused: Option<(Seat, bool)>,
     leads: bool,
     leaves: bool,
@@ -93,18 +96,18 @@ impl Asker {
 
     fn step(&mut self, world: &mut World) {
         let flights = &world.store.flights;
-        if let Some((seat, told)) = &mut self.refused {
-            if *told {
-                flights.remove(&seat.flight);
+        if let Some((seat, closed)) = &mut self.refused {
+            if *closed {
+                seat.flight.deliver(None, true);
                 self.refused = None;
                 self.end = Some(End::Refused);
             } else {
-                seat.flight.deliver(None);
-                *told = true;
+                flights.remove(&seat.flight);
+                *closed = true;
             }
             return;
         }
-        match (self.glance, self.looked, &self.seat) {
+        match (self.glance, self.looked, &mut self.seat) {
             (None, _, _) => self.glance = Some(flights.glance(KEY)),
             (Some(_), false, _) => {
                 self.looked = true;
@@ -158,7 +161,21 @@ struct Runner {
     flight: Option<Arc<Flight>>,
     watch: Option<Arc<RunWatch>>,
     outcome: Option<Outcome>,
-    kept: bool,
+    landing: Landing,
+}
+
+/// What of its landing is next.
+#[derive(Clone, Copy, Default)]
+enum Landing {
+    #[default]
+    Judge,
+    Deliver {
+        closed: bool,
+    },
+    Keep,
+    Remove {
+        kept: bool,
+    },
 }
 
 impl Runner {
@@ -178,26 +195,45 @@ impl Runner {
             self.flight = Some(flight);
             return;
         };
-        match &self.outcome {
-            None => {
+        let keeps = world.keeps;
+        self.landing = match self.landing {
+            Landing::Judge => {
                 let cancelled = self.watch.take().is_none_or(|watch| Cancel::fired(&watch.cancel));
                 let outputs = match cancelled {
                     true => Err(Error::new(Code::Cancelled, "nobody waits")),
                     false => Ok(outputs()),
                 };
-                let outcome = Some(Reply { outputs, spent: Spent::default() });
-                flight.deliver(outcome.clone());
-                self.outcome = Some(outcome);
+                self.outcome = Some(Some(Reply { outputs, spent: Spent::default() }));
+                match keeps && !cancelled {
+                    true => Landing::Deliver { closed: false },
+                    false => Landing::Remove { kept: false },
+                }
             }
-            Some(Some(Reply { outputs: Ok(given), .. })) if !self.kept => {
-                flight.keep(given);
-                self.kept = true;
+            Landing::Deliver { closed } => {
+                flight.deliver(self.outcome.clone().flatten(), closed);
+                match closed {
+                    true => {
+                        *self = Runner::default();
+                        return;
+                    }
+                    false => Landing::Keep,
+                }
             }
-            Some(_) => {
+            Landing::Keep => {
+                flight.keep(&outputs());
+                Landing::Remove { kept: true }
+            }
+            Landing::Remove { kept } => {
                 world.store.flights.remove(&flight);
-                *self = Runner::default();
+                match kept {
+                    true => {
+                        *self = Runner::default();
+                        return;
+                    }
+                    false => Landing::Deliver { closed: true },
+                }
             }
-        }
+        };
     }
 }
 
@@ -282,6 +318,25 @@ fn whoever_leaves_fails_nobody_else() {
 }
 
 #[test]
+fn what_is_not_kept_is_given_to_all_who_joined() {
+    let (leads, joins) = ((LEADS, false), (LOOKED, false));
+    for requests in [&[(0, false), (0, false)][..], &[leads, joins, joins], &[(0, true), joins]] {
+        let paths = explore(
+            || start(World { keeps: false, ..World::new() }, requests),
+            |world, ends| {
+                let answered = ends.iter().filter(|end| **end == End::Answered).count();
+                let left = ends.iter().filter(|end| **end == End::Left).count();
+                assert_eq!(answered + left, ends.len(), "{ends:?}");
+                assert!(left <= requests.iter().filter(|(_, leaves)| *leaves).count());
+                assert!((1..=ends.len()).contains(&world.runs) || left > 0, "{} runs", world.runs);
+                assert!(world.store.get(KEY).is_none());
+            },
+        );
+        assert!(paths > 30, "{paths} paths");
+    }
+}
+
+#[test]
 fn all_may_leave() {
     explore(
         || start(World::new(), &[(LOOKED, true), (LOOKED, true)]),
@@ -312,9 +367,9 @@ fn deadlines_are_each_ones_own() {
         let ticket = Ticket { deadline: deadline.map(Tick), priority };
         flights.board(&world.store, &world.stats, KEY, flights.glance(KEY), ticket)
     };
-    let Boarded::Leads(first) = board(Some(10), 1) else { panic!("nobody else is there") };
+    let Boarded::Leads(mut first) = board(Some(10), 1) else { panic!("nobody else is there") };
     assert_eq!(first.flight.latest(), Some(Tick(10)));
-    let Boarded::Joined(second) = board(Some(20), 1) else { panic!("a run is under way") };
+    let Boarded::Joined(mut second) = board(Some(20), 1) else { panic!("a run is under way") };
     assert_eq!(first.flight.latest(), Some(Tick(20)), "it runs for the second, too");
     // A more urgent one is not held up by the place that the first has in the queue.
     assert!(matches!(board(Some(10), 2), Boarded::Leads(_)));
@@ -322,7 +377,7 @@ fn deadlines_are_each_ones_own() {
     let flight = first.flight.clone();
     flight.land(Some(Reply { outputs: Err(late), spent: Spent::default() }));
     let mut context = Context::from_waker(Waker::noop());
-    let mut poll = |seat: &Seat, deadline| seat.poll(Some(Tick(deadline)), &mut context);
-    assert!(matches!(poll(&first, 10), Poll::Ready(Some(_))));
-    assert!(matches!(poll(&second, 20), Poll::Ready(None)));
+    let mut poll = |seat: &mut Seat, deadline| seat.poll(Some(Tick(deadline)), &mut context);
+    assert!(matches!(poll(&mut first, 10), Poll::Ready(Some(_))));
+    assert!(matches!(poll(&mut second, 20), Poll::Ready(None)));
 }

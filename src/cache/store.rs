@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use parking_lot::Mutex;
 
 use super::{
-    door::Door,
+    door::{Door, Resident},
     flight::Flights,
     key::{Key, Secret},
     options::CacheOptions,
@@ -25,14 +25,14 @@ use crate::{
     types::tensor::Tensor,
 };
 
-/// What an entry takes beside its bytes, by the sizes of what holds it.
-const ENTRY_OVERHEAD: usize = 256;
+/// What an entry takes beside its bytes: what a process grows by for each of many entries of two small tensors.
+const ENTRY_OVERHEAD: usize = 512;
 
 /// The kept answers of one model. Its versions share it, and its budget.
 pub struct Store {
     /// Keys are hashes already.
-    answers: Cache<Key, Outputs, foldhash::fast::FixedState>,
-    door: Door,
+    answers: Cache<Key, Arc<Answer>, foldhash::fast::FixedState>,
+    door: Arc<Door>,
     pub flights: Flights,
     pub secret: Secret,
     options: CacheOptions,
@@ -40,17 +40,31 @@ pub struct Store {
     epoch: AtomicU64,
 }
 
+/// What is kept under a key.
+struct Answer {
+    outputs: Outputs,
+    /// Counted for as long as it is kept.
+    _resident: Resident,
+}
+
 impl Store {
     pub fn new(options: CacheOptions) -> Store {
-        let weight =
-            |_: &Key, outputs: &Outputs| u32::try_from(weight(outputs)).unwrap_or(u32::MAX);
-        let mut answers = Cache::builder().max_capacity(options.max_bytes).weigher(weight);
+        let weight = |_: &Key, answer: &Arc<Answer>| {
+            u32::try_from(weight(&answer.outputs)).unwrap_or(u32::MAX)
+        };
+        // Why not moka's own policy, which judges by how often a key was asked for: the door does, of keys that the table never
+        // heard of as well; what is let in takes the place of what was asked for the longest ago.
+        let mut answers = Cache::builder()
+            .max_capacity(options.max_bytes)
+            .weigher(weight)
+            .eviction_policy(EvictionPolicy::lru());
+        let most = options.max_bytes / ENTRY_OVERHEAD as u64;
         if options.ttl_ms > 0 {
             answers = answers.time_to_live(Duration::from_millis(options.ttl_ms));
         }
         Store {
             answers: answers.build_with_hasher(foldhash::fast::FixedState::default()),
-            door: Door::new(options.max_bytes / ENTRY_OVERHEAD as u64),
+            door: Door::new(most),
             flights: Flights::default(),
             secret: Secret::random(),
             options,
@@ -63,28 +77,34 @@ impl Store {
     }
 
     pub fn get(&self, key: Key) -> Option<Outputs> {
-        self.answers.get(&key)
+        if !self.door.may_hold(key) {
+            return None;
+        }
+        self.answers.get(&key).map(|answer| answer.outputs.clone())
     }
 
-    /// Keeps a copy: what the model gave may be a part of a batch's memory, and keep all of that, and its session. Where
-    /// something else would have to go, only the second time that the answer comes: most of what it takes to keep one would
-    /// be lost on answers that nobody asks for again.
-    pub fn keep(&self, key: Key, outputs: &Outputs) {
+    /// Whether this answer is to be kept. Where something else would have to go, only the second time that it comes: most of
+    /// what it takes to keep one would be lost on answers that nobody asks for again.
+    pub fn wants(&self, key: Key, outputs: &Outputs) -> bool {
         let (weight, most) = (weight(outputs), self.options.max_bytes);
         if weight as u64 > most || u32::try_from(weight).is_err() {
-            return;
+            return false;
         }
         // As of the last few dozen writes: what is above the budget for as long is soon let go of.
         let full = self.answers.weighted_size() + weight as u64 > most;
-        if full && !self.door.knock(key) {
-            return;
-        }
+        !full || self.door.knock(key)
+    }
+
+    /// Keeps a copy: what the model gave may be a part of a batch's memory, and keep all of that, and its session.
+    pub fn keep(&self, key: Key, outputs: &Outputs) {
         let copy = |tensor: &Tensor| Tensor {
             datatype: tensor.datatype,
             dims: tensor.dims.clone(),
             data: Bytes::copy_from_slice(&tensor.data),
         };
-        self.answers.insert(key, outputs.iter().map(copy).collect());
+        let outputs = outputs.iter().map(copy).collect();
+        let answer = Answer { outputs, _resident: self.door.enter(key) };
+        self.answers.insert(key, Arc::new(answer));
     }
 
     /// Forgets every answer. What is under way when this returns is kept by nobody; what it held is told.
@@ -143,6 +163,12 @@ mod tests {
         Store::new(CacheOptions { max_bytes, ttl_ms: 0 })
     }
 
+    fn offer(store: &Store, key: Key, outputs: &Outputs) {
+        if store.wants(key, outputs) {
+            store.keep(key, outputs);
+        }
+    }
+
     #[test]
     fn an_answer_is_a_copy() {
         let store = store(1 << 20);
@@ -158,11 +184,11 @@ mod tests {
     fn the_budget_holds() {
         let store = store(10_000);
         for key in 0..1000 {
-            store.keep(key, &outputs(100));
+            offer(&store, key, &outputs(100));
         }
         let kept = store.kept();
         assert!(kept.bytes <= 10_000 && kept.answers > 10, "{kept:?}");
-        store.keep(5000, &outputs(20_000));
+        offer(&store, 5000, &outputs(20_000));
         assert!(store.get(5000).is_none(), "an answer larger than the budget");
         assert!(store.kept().bytes <= 10_000);
     }
@@ -171,13 +197,13 @@ mod tests {
     fn a_full_store_lets_in_what_comes_again() {
         let store = store(10_000);
         for key in 0..1000 {
-            store.keep(key, &outputs(100));
+            offer(&store, key, &outputs(100));
             store.kept();
         }
         let full = store.kept();
         let fresh = |round: u128| (round + 1) << 70 | round;
         for round in 0..1000 {
-            store.keep(fresh(round), &outputs(100));
+            offer(&store, fresh(round), &outputs(100));
         }
         assert_eq!(store.kept(), full);
         assert!((0..1000).all(|round| store.get(fresh(round)).is_none()), "asked for once");
@@ -187,10 +213,26 @@ mod tests {
             if store.get(again).is_some() {
                 return;
             }
-            store.keep(again, &outputs(100));
+            offer(&store, again, &outputs(100));
             store.kept();
         }
         panic!("twenty times asked for, and never kept");
+    }
+
+    #[test]
+    fn what_is_asked_for_often_stays_in_a_flood_of_what_never_comes_again() {
+        let store = store(200 * (ENTRY_OVERHEAD as u64 + 10));
+        let spread = |n: u128| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let mut hits = 0;
+        for n in 0..40_000u128 {
+            // Every other one is one of a hundred.
+            let key = spread(if n % 2 == 0 { n / 2 % 100 } else { n + 1000 });
+            match store.get(key) {
+                Some(_) => hits += 1,
+                None => offer(&store, key, &outputs(10)),
+            }
+        }
+        assert!((19_000..=20_000).contains(&hits), "{hits} of 20000");
     }
 
     #[test]
