@@ -54,6 +54,7 @@ fn version(pool: &Arc<Pool>, name: &str, execution: Execution) -> Arc<Version> {
         stats: stats.clone(),
         pool: pool.clone(),
         on_panic: None,
+        on_wanted: None,
     });
     Arc::new(Version {
         model,

@@ -6,22 +6,23 @@ const WAITED_FOR: i32 = 10;
 /// And one whose work nobody waits for: the furthest.
 #[cfg(target_os = "linux")]
 const UNHURRIED: i32 = 19;
-/// For how long such a thread runs on while others want its processor: the least that the kernel allows.
+/// The slice that both ask for: the longest that the kernel grants. Why: a thread that wakes and asks for less takes their
+/// processor at once; beside one that asks for as much, or less, it may have to wait for the next tick, some milliseconds.
 #[cfg(target_os = "linux")]
-const SLICE_NS: u64 = 100_000;
+const LONG_NS: u64 = 100_000_000;
 
 /// Lowers the scheduling priority of the calling thread, for good. Threads that it starts inherit it, so whoever opens
 /// a session with threads of its own must not have called this.
 pub fn step_back() {
     #[cfg(target_os = "linux")]
-    told(!set(WAITED_FOR, 0));
+    told(!set(WAITED_FOR, LONG_NS));
 }
 
-/// Lowers it as far as goes without leaving a thread nothing at all: beside threads that never rest it gets a sixtieth, and it
-/// is in nobody's way for longer than a slice. For good, as above.
+/// Lowers it as far as goes without leaving a thread nothing at all: beside threads that never rest it gets a sixtieth. For
+/// good, as above.
 pub fn step_aside() {
     #[cfg(target_os = "linux")]
-    told(!set(UNHURRIED, SLICE_NS));
+    told(!set(UNHURRIED, LONG_NS));
 }
 
 /// `sched_setattr` of the calling thread, among those that share the processors by weight. The slice is heeded from Linux 6.12 on.

@@ -103,6 +103,7 @@ fn echo(pool: &Arc<Pool>) -> Model {
         stats: stats.clone(),
         pool: pool.clone(),
         on_panic: None,
+        on_wanted: None,
     });
     let version = Arc::new(Version {
         model: name.clone(),

@@ -128,6 +128,7 @@ mod tests {
             stats: Arc::new(VersionStats::new("device-tests", "1")),
             pool: pool.clone(),
             on_panic: None,
+            on_wanted: None,
         });
         Version { session, served }
     }

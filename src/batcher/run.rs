@@ -105,7 +105,7 @@ impl Attempt<'_> {
         let stacked = scratch
             .stack(&self.served.signature, self.served.padding.as_ref(), &inputs)
             .map_err(|error| (RunError::Failed(error.message.into_owned()), Duration::ZERO))?;
-        let session = self.served.sessions.of(self.slot);
+        let session = self.served.session(self.slot);
         let begun = now();
         // Why unwind safe: on a panic the scratch is only ever overwritten, and the session answers later runs itself.
         let result = catch_unwind(AssertUnwindSafe(|| session.run(&stacked.inputs, cancel)));
@@ -260,6 +260,7 @@ mod tests {
                 assert!(what.contains("told to panic"), "{what}");
                 panics.fetch_add(1, Ordering::SeqCst);
             })),
+            on_wanted: None,
         })
     }
 

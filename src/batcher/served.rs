@@ -50,7 +50,11 @@ impl Sessions {
 
     /// The session that thread `slot` runs on.
     pub fn of(&self, slot: usize) -> &Arc<dyn Session> {
-        self.own.get(slot).and_then(OnceLock::get).unwrap_or(&self.shared)
+        self.own(slot).unwrap_or(&self.shared)
+    }
+
+    fn own(&self, slot: usize) -> Option<&Arc<dyn Session>> {
+        self.own.get(slot).and_then(OnceLock::get)
     }
 
     /// The session of whoever has none of its own.
@@ -103,6 +107,9 @@ impl Abandoned for Job {
 /// Is told of a panic around a session, and what it said, on the thread that ran: must not wait.
 pub type OnPanic = Box<dyn Fn(&str) + Send + Sync>;
 
+/// Is told once that a thread runs on the shared session which might have one of its own: must not wait.
+pub type OnWanted = Box<dyn Fn() + Send + Sync>;
+
 /// What `Served::new` needs.
 pub struct ServedParts {
     pub model: Arc<str>,
@@ -122,6 +129,8 @@ pub struct ServedParts {
     /// Those of the device that does the work, in place of the CPU's.
     pub device: Option<Arc<DeviceLane>>,
     pub on_panic: Option<OnPanic>,
+    /// `None` where the threads that have no session of their own shall have none.
+    pub on_wanted: Option<OnWanted>,
 }
 
 /// One version, as the batcher runs it.
@@ -145,6 +154,8 @@ pub struct Served {
     /// The device's executors live as long as somebody needs them.
     _device: Option<Arc<DeviceLane>>,
     on_panic: Option<OnPanic>,
+    on_wanted: Option<OnWanted>,
+    wanted: AtomicBool,
     turn: AtomicBool,
     overruns: AtomicU32,
 }
@@ -170,6 +181,8 @@ impl Served {
             pool,
             _device: parts.device,
             on_panic: parts.on_panic,
+            on_wanted: parts.on_wanted,
+            wanted: AtomicBool::new(false),
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),
         })
@@ -211,6 +224,29 @@ impl Served {
             None => Ok(true),
             Some(waiting) => self.pool.push(waiting, now).map(|()| false),
         }
+    }
+
+    /// The session for a run on thread `slot`.
+    pub fn session(&self, slot: usize) -> &Arc<dyn Session> {
+        let own = self.sessions.own(slot);
+        own.unwrap_or_else(|| {
+            self.want();
+            self.sessions.shared()
+        })
+    }
+
+    #[cold]
+    fn want(&self) {
+        if let Some(tell) = &self.on_wanted
+            && !self.wanted.swap(true, Ordering::Relaxed)
+        {
+            tell();
+        }
+    }
+
+    /// Whether every thread that runs it has a session of its own, as far as it shall, or asked for one.
+    pub fn widely(&self) -> bool {
+        self.on_wanted.is_none() || self.wanted.load(Ordering::Relaxed)
     }
 
     /// When one who was refused may come again, as far as that is known.

@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
@@ -16,7 +17,7 @@ use crate::{
         fake::{Fake, SOON, ask, current, deps, model, options, put, started, until},
         lifecycle_options::LifecycleOptions,
         options::Load,
-        table::State,
+        table::{State, Version},
     },
     types::error::{Code, Error},
 };
@@ -328,4 +329,51 @@ fn a_predecessor_stays_warm_for_a_while_and_comes_back_at_once() {
     until("it goes", || label(&manager, "iris", 2) == "unloaded");
     let table = manager.table.load();
     assert!(matches!(table.model("iris").unwrap().versions[&3], State::Ready(_)));
+}
+
+#[test]
+fn threads_beside_the_turns_get_sessions_once_they_run_the_version() {
+    let dir = TempDir::new().unwrap();
+    put(dir.path(), "iris/1/model.onnx", &model(""));
+    let fake = Arc::new(Fake::default());
+    let deps = deps(&fake);
+    let executors = Executors::start(&deps.pool).unwrap();
+    let manager = Manager::start(&options(dir.path()), deps).unwrap();
+    assert!(manager.wait_initial(SOON));
+    let serving = || manager.table.load().resolve("iris", "").unwrap();
+    let version = serving();
+    assert_eq!(
+        (&version.explanation["mode"], &version.explanation["own_sessions"]),
+        (&json!("turn"), &json!(1))
+    );
+    assert_eq!(fake.opened.load(SeqCst), 2, "the shared one, and the network thread's");
+    let (network, executor, reserve) = (0, 1, 2);
+    let shared = |version: &Version, slot| {
+        let sessions = &version.served.sessions;
+        Arc::ptr_eq(sessions.of(slot), sessions.shared())
+    };
+    assert!(!shared(&version, network) && shared(&version, executor));
+    version.served.session(network);
+    assert!(!version.served.widely());
+    // What a full turn, or a large request, comes to.
+    ask(&manager, 1.0).unwrap();
+    assert!(version.served.widely());
+    until("a session for every thread", || !shared(&serving(), executor));
+    let widened = serving();
+    assert_eq!(fake.opened.load(SeqCst), 6, "once more, with all");
+    assert_eq!(widened.explanation["own_sessions"], 3);
+    assert!(!Arc::ptr_eq(
+        widened.served.sessions.of(executor),
+        widened.served.sessions.of(reserve)
+    ));
+    ask(&manager, 1.0).unwrap();
+    // Its successor is as wide from the start.
+    put(dir.path(), "iris/2/model.onnx", &model(""));
+    load(&manager, &[("iris", None)]).unwrap();
+    assert_eq!(current(&manager, "iris"), Ok(2));
+    assert_eq!(
+        (serving().explanation["own_sessions"].clone(), fake.opened.load(SeqCst)),
+        (json!(3), 10)
+    );
+    executors.stop();
 }

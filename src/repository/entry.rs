@@ -371,6 +371,7 @@ impl Entry {
             bytes: self.estimate(number),
             options: self.options.clone(),
             reopens: None,
+            wide: false,
             unless: None,
             // An older version takes nobody over.
             predecessor: self.current().filter(|version| version.number <= number),
@@ -401,7 +402,7 @@ impl Entry {
     /// A run of the version panicked at `now`: it is opened again, and fails for good when it happens too often.
     pub fn panicked(&mut self, number: u64, what: &str, now: Instant) -> Remedy {
         let Some(State::Ready(version)) = self.states.get(&number) else { return Remedy::Nothing };
-        let sha256 = version.sha256.clone();
+        let (sha256, wide) = (version.sha256.clone(), version.served.widely());
         let lately = self.panics.entry(number).or_default();
         lately.retain(|at| now.saturating_duration_since(*at) < PANIC_WINDOW);
         lately.push(now);
@@ -416,7 +417,15 @@ impl Entry {
         if self.opening.contains_key(&number) {
             return Remedy::Nothing;
         }
-        Remedy::Reopen(Job { reopens: Some(sha256), predecessor: None, ..self.job(number) })
+        Remedy::Reopen(Job { reopens: Some(sha256), wide, predecessor: None, ..self.job(number) })
+    }
+
+    /// Opened again with a session for every thread, where it serves and is not being opened.
+    pub fn widened(&mut self, number: u64) -> Option<Job> {
+        let Some(State::Ready(version)) = self.states.get(&number) else { return None };
+        let reopens = Some(version.sha256.clone());
+        let idle = !self.opening.contains_key(&number);
+        idle.then(|| Job { reopens, wide: true, predecessor: None, ..self.job(number) })
     }
 
     /// What came of a job. What was not waited for changes nothing.

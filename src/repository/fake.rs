@@ -307,5 +307,6 @@ fn served(
         stats: stats.clone(),
         pool: Pool::new(Threads { network: 1, executors: 1 }),
         on_panic: None,
+        on_wanted: None,
     })
 }

@@ -18,8 +18,11 @@ pub struct Job {
     /// Bytes of its files.
     pub bytes: u64,
     pub options: Arc<ModelOptions>,
-    /// The version serves, and is opened again after a panic: the digest that its files must still have.
+    /// The version serves, and is opened again, after a panic or for more sessions: the digest that its files must still
+    /// have.
     pub reopens: Option<String>,
+    /// Every thread that may run it is to have a session of its own, and not only those that usually do.
+    pub wide: bool,
     /// A version of this number serves, opened with the same options from files of this digest: where they still have
     /// it, there is nothing to do.
     pub unless: Option<String>,

@@ -21,7 +21,7 @@ use super::{
     entry::{Entry, Remedy},
     eyes::{Look, Sight},
     job::Job,
-    loader::{Outcome, Panicked, starts_threads},
+    loader::{Event, Outcome, Told, starts_threads},
     manager::{Initial, Loaders, Report},
     options::Options,
     store::Repository,
@@ -49,7 +49,7 @@ pub struct Outside {
 /// What comes in.
 pub struct Inbox {
     pub reports: Receiver<Report>,
-    pub panics: Receiver<Panicked>,
+    pub told: Receiver<Told>,
     pub calls: Receiver<Call>,
     pub sights: Receiver<Sight>,
     pub woken: Receiver<()>,
@@ -152,8 +152,8 @@ impl Keeper {
                     Ok(report) => self.take(report),
                     Err(_) => return,
                 },
-                recv(inbox.panics) -> panicked => match panicked {
-                    Ok(panicked) => self.mend(&panicked),
+                recv(inbox.told) -> told => match told {
+                    Ok(told) => self.heard(&told),
                     Err(_) => return,
                 },
                 recv(inbox.calls) -> call => match call {
@@ -238,11 +238,18 @@ impl Keeper {
         self.keep_within(&job.model);
     }
 
-    /// After a panic: opens the version again, or takes it out.
-    fn mend(&mut self, panicked: &Panicked) {
-        let Panicked { model, number, what } = panicked;
+    fn heard(&mut self, told: &Told) {
+        let Told { model, number, event } = told;
         let Some(entry) = self.entries.get_mut(&**model) else { return };
-        let (model, version) = (&**model, *number);
+        match event {
+            Event::Panicked(what) => self.mend(model, *number, what),
+            Event::Wanted => self.queue.extend(entry.widened(*number)),
+        }
+    }
+
+    /// After a panic: opens the version again, or takes it out.
+    fn mend(&mut self, model: &str, version: u64, what: &str) {
+        let Some(entry) = self.entries.get_mut(model) else { return };
         match entry.panicked(version, what, Instant::now()) {
             Remedy::Nothing => tracing::error!(model, version, what, "a run panicked"),
             Remedy::Reopen(job) => {
@@ -400,7 +407,8 @@ fn announce(report: &Report) {
     let ms = report.took.as_millis() as u64;
     match &report.result {
         Ok(_) if report.job.reopens.is_some() => {
-            tracing::info!(model, version, ms, "the version was opened again");
+            let wide = report.job.wide;
+            tracing::info!(model, version, ms, wide, "the version was opened again");
         }
         Err(reason) if report.job.reopens.is_some() => {
             tracing::error!(

@@ -1,7 +1,6 @@
 //! Opens a version: bytes, graph, runtime, sessions, probe, mode; at the end stands what serves, or why not.
 
 use std::{
-    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -21,6 +20,7 @@ use super::{
     measured::{Measurements, Origin},
     options::{BatchAxis, ModelOptions},
     padded::Padded,
+    replicas,
     store::{Content, Repository},
     table::Version,
     wrapped::{Budget, Wrapped},
@@ -31,7 +31,7 @@ use crate::{
         device::Devices,
         mode::{self, Choice, Evidence, Execution},
         pool::Pool,
-        served::{OnPanic, Served, ServedParts, Sessions},
+        served::{OnPanic, OnWanted, Served, ServedParts, Sessions},
     },
     cache::store::Stores,
     predlog::store::Logs,
@@ -45,21 +45,11 @@ use crate::{
     types::model::{Dim, Signature},
 };
 
-/// Weights below this: a session for each thread that runs models, since a shared one contends for its arena. Above,
-/// the memory is worth more than the contention.
-const REPLICATED_WEIGHTS: u64 = 16 << 20;
-/// Memory that all those further sessions of all models may take together. What does not fit shares.
-const REPLICA_BUDGET: u64 = 256 << 20;
-/// What a session takes beside its weights, by experience.
-const SESSION_OVERHEAD: u64 = 512 << 10;
 /// What it costs to hand a request to an executor and back: measured, 3 to 5 µs under load and 10 to 19 with one client.
 const HANDOVER: Duration = Duration::from_micros(10);
 
 /// Rows of the runs that the probe times: what batches and turns usually hold.
 const PROBED_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Further sessions of models below this are run once before they serve; above, a first run costs little more than any.
-const WARM_BELOW: Duration = Duration::from_millis(5);
-
 /// The runtimes of this process.
 #[derive(Clone)]
 pub struct Backends {
@@ -140,13 +130,20 @@ impl Outcome {
     }
 }
 
-/// A run of a version panicked.
+/// What a version that serves tells of its runs.
 #[derive(Clone, Debug)]
-pub struct Panicked {
+pub struct Told {
     pub model: Arc<str>,
     pub number: u64,
-    /// What the panic said.
-    pub what: String,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A run panicked, and what the panic said.
+    Panicked(String),
+    /// It runs on threads that have no session of their own: more than the turn's.
+    Wanted,
 }
 
 /// Opens versions and makes them ready to serve.
@@ -155,19 +152,20 @@ pub struct Loader {
     pool: Arc<Pool>,
     devices: Arc<Devices>,
     measurements: Measurements,
-    panics: Sender<Panicked>,
+    told: Sender<Told>,
     budget: Arc<Budget>,
     stores: Stores,
     logs: Arc<Logs>,
 }
 
 impl Loader {
-    /// `panics` is told of every panic around a session that this loader opened, unless it is full.
-    pub fn new(deps: Deps, measurements: Measurements, panics: Sender<Panicked>) -> Loader {
-        let budget = Budget::new(REPLICA_BUDGET);
+    /// `told` hears of every panic around a session that this loader opened, and of versions that want more of them,
+    /// unless it is full.
+    pub fn new(deps: Deps, measurements: Measurements, told: Sender<Told>) -> Loader {
+        let budget = Budget::new(replicas::BUDGET);
         let Deps { backends, pool, devices, logs, .. } = deps;
         let stores = Stores::default();
-        Loader { backends, pool, devices, measurements, panics, budget, stores, logs }
+        Loader { backends, pool, devices, measurements, told, budget, stores, logs }
     }
 
     /// Opens one version; the error says why it cannot serve. A panic on the way is such an error.
@@ -208,10 +206,12 @@ impl Loader {
             opened.padded.not_gathered();
         }
         let threads = self.pool.threads;
-        // Network threads run nothing but the turn.
-        let first = if choice.execution == Execution::Turn { 0 } else { threads.network };
         let sessions = Sessions::new(opened.session.clone(), threads.slots());
-        let replicas = self.replicate(&sessions, &opened, checked, first..threads.slots());
+        let turn = choice.execution == Execution::Turn;
+        let wide = job.wide || job.predecessor.as_ref().is_some_and(|old| old.served.widely());
+        let slots = replicas::slots(threads, turn, wide);
+        let replicas = replicas::open(&self.budget, &sessions, &opened, checked, slots.clone());
+        let lacking = slots.end < threads.slots() && replicas == slots.len();
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
             cost.seed(&probe.rows, probe::row_bytes(opened.session.signature()));
@@ -244,6 +244,7 @@ impl Loader {
             pool: self.pool.clone(),
             device,
             on_panic: Some(self.on_panic(job)),
+            on_wanted: lacking.then(|| self.on_wanted(job)),
         });
         let (backend, platform) = names(opened.backend.name());
         Ok(Arc::new(Version {
@@ -267,57 +268,21 @@ impl Loader {
     }
 
     fn on_panic(&self, job: &Job) -> OnPanic {
-        let (panics, model, number) = (self.panics.clone(), job.model.clone(), job.number);
-        Box::new(move |what| {
-            let panicked = Panicked { model: model.clone(), number, what: what.to_owned() };
-            // Full: as many panics are known already as it takes to fail a version many times over.
-            let _ = panics.try_send(panicked);
-        })
+        let tell = self.teller(job);
+        Box::new(move |what| tell(Event::Panicked(what.to_owned())))
     }
 
-    /// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got
-    /// one.
-    fn replicate(
-        &self,
-        sessions: &Sessions,
-        opened: &Opened,
-        checked: &Checked,
-        slots: Range<usize>,
-    ) -> usize {
-        let options = &opened.session_options;
-        // Neither a device's memory nor threads of their own for sessions that few runs at a time use.
-        let shared = opened.session.device().is_some() || options.intra_op_threads > 1;
-        if shared || opened.weights >= REPLICATED_WEIGHTS {
-            return 0;
+    fn on_wanted(&self, job: &Job) -> OnWanted {
+        let tell = self.teller(job);
+        Box::new(move || tell(Event::Wanted))
+    }
+
+    fn teller(&self, job: &Job) -> impl Fn(Event) + Send + Sync + use<> {
+        let (told, model, number) = (self.told.clone(), job.model.clone(), job.number);
+        move |event| {
+            // Full: as many panics are known already as it takes to fail a version many times over.
+            let _ = told.try_send(Told { model: model.clone(), number, event });
         }
-        let single = opened.probe.as_ref().and_then(|p| p.rows.first());
-        let warm = single.is_some_and(|(_, took)| *took < WARM_BELOW);
-        let mut given = 0;
-        for slot in slots {
-            let Some(memory) = self.budget.reserve(opened.weights + SESSION_OVERHEAD) else {
-                break;
-            };
-            match opened.backend.open(&opened.source, options) {
-                Ok(session) => {
-                    let signature = opened.signature.clone();
-                    let own = Wrapped::new(session, signature, Some(memory));
-                    // For what it does to the session: its first run allocates.
-                    if let Some(sample) = checked.samples.first().filter(|_| warm) {
-                        let _ = own.run(&sample.views(), None);
-                    } else if warm {
-                        probe::probe(&own, &[1]);
-                    }
-                    sessions.set_own(slot, Arc::new(own));
-                }
-                Err(reason) => {
-                    let model = &opened.source.label;
-                    tracing::warn!(model, reason, "a further session could not be opened");
-                    break;
-                }
-            }
-            given += 1;
-        }
-        given
     }
 }
 

@@ -38,8 +38,8 @@ use crate::{
 /// The protobuf of a model nests, and so do the graphs that runtimes build of it.
 const LOADER_STACK: usize = 16 << 20;
 
-/// Panics that wait for the manager; a few are enough to fail a version.
-const PANICS: usize = 256;
+/// What versions tell of their runs and the manager has not heard; a few panics are enough to fail a version.
+const TOLD: usize = 256;
 
 /// What the manager needs from the rest of the process.
 pub struct Deps {
@@ -131,14 +131,14 @@ impl Manager {
         let (stop, stopped) = bounded(1);
         let (alive, ended) = bounded(0);
         let (report, reports) = bounded(at_once);
-        let (panic, panics) = bounded(PANICS);
+        let (tell, told) = bounded(TOLD);
         // As many as there can be calls, so that the manager never waits for the eyes.
         let (look, looks) = bounded(MOST_CALLS);
         let (sight, sights) = bounded(1);
         let (sweeper, woken) = Sweeper::new();
         let state = deps.state.clone();
         let measurements = Measurements::new(state.as_deref());
-        let loader = Arc::new(Loader::new(deps, measurements, panic));
+        let loader = Arc::new(Loader::new(deps, measurements, tell));
         let loaders = Loaders::start(loader, at_once, &report, &alive)?;
         let outside = Outside {
             loaders,
@@ -148,7 +148,7 @@ impl Manager {
             ready: publishes,
             initial: initial.clone(),
         };
-        let inbox = Inbox { reports, panics, calls, sights, woken, stopped };
+        let inbox = Inbox { reports, told, calls, sights, woken, stopped };
         let sweeps = sweeper.clone();
         spawn("onnxd-sweeper".into(), &alive, move || {
             priority::step_aside();

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    batcher::executor::Executors,
+    batcher::{executor::Executors, options::Mode},
     repository::{
         banner::{banner, on_one_line, summary},
         check::check,
@@ -194,19 +194,6 @@ fn closing_empties_the_table_and_ends_the_threads() {
 }
 
 #[test]
-fn small_models_get_a_session_for_each_thread() {
-    let dir = TempDir::new().unwrap();
-    put(dir.path(), "iris/1/model.onnx", &model(""));
-    let (manager, fake) = started(&options(dir.path()));
-    let version = manager.table.load().resolve("iris", "").unwrap();
-    let own = fake.opened.load(SeqCst) - 1;
-    assert!(own >= 2, "the executor and the reserve at least, got {own}");
-    assert_eq!(version.explanation["own_sessions"], own);
-    let sessions = &version.served.sessions;
-    assert!(!Arc::ptr_eq(sessions.of(1), sessions.of(2)));
-}
-
-#[test]
 fn what_a_runtime_did_otherwise_is_explained() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "plain/1/model.onnx", &model(""));
@@ -316,7 +303,10 @@ fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
     let fake = Arc::new(Fake::default());
     let deps = deps(&fake);
     let executors = Executors::start(&deps.pool).unwrap();
-    let manager = Manager::start(&options(dir.path()), deps).unwrap();
+    let mut options = options(dir.path());
+    // Elsewhere than in the turn, for it would be opened again for more sessions as well.
+    options.defaults.batching.mode = Mode::Batch;
+    let manager = Manager::start(&options, deps).unwrap();
     assert!(manager.wait_initial(SOON));
     let serving = || manager.table.load().resolve("iris", "2").ok();
     for panics in 1..=2 {

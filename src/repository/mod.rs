@@ -34,6 +34,7 @@ mod remote_plan;
 pub mod remote_source;
 pub mod remote_status;
 pub mod remote_write;
+mod replicas;
 pub mod residency;
 pub mod routes;
 mod samples;

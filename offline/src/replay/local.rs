@@ -62,6 +62,7 @@ impl Local {
             // Nothing is measured, since nothing is served.
             options: Arc::new(ModelOptions { warmup: false, ..(*entry.options).clone() }),
             reopens: None,
+            wide: false,
             unless: None,
             predecessor: None,
             ticket: Arc::default(),
