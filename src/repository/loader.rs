@@ -31,7 +31,7 @@ use crate::{
         device::Devices,
         mode::{self, Choice, Evidence, Execution},
         pool::Pool,
-        served::{OnPanic, OnWanted, Served, ServedParts, Sessions},
+        served::{OnPanic, OnWanted, Served, ServedParts},
     },
     cache::store::Stores,
     predlog::store::Logs,
@@ -205,13 +205,8 @@ impl Loader {
         if !choice.gather {
             opened.padded.not_gathered();
         }
-        let threads = self.pool.threads;
-        let sessions = Sessions::new(opened.session.clone(), threads.slots());
         let turn = choice.execution == Execution::Turn;
-        let wide = job.wide || job.predecessor.as_ref().is_some_and(|old| old.served.widely());
-        let slots = replicas::slots(threads, turn, wide);
-        let replicas = replicas::open(&self.budget, &sessions, &opened, checked, slots.clone());
-        let lacking = slots.end < threads.slots() && replicas == slots.len();
+        let own = replicas::open(&self.budget, self.pool.threads, job, &opened, checked, turn);
         let cost = Arc::new(CostModel::new());
         if let Some(probe) = &opened.probe {
             cost.seed(&probe.rows, probe::row_bytes(opened.session.signature()));
@@ -226,13 +221,13 @@ impl Loader {
             choice: &choice,
             checked,
             cache: &answers.said,
-            replicas,
+            replicas: own.given,
             took: start.elapsed(),
         });
         let served = Served::new(ServedParts {
             model: job.model.clone(),
             version: label.clone(),
-            sessions,
+            sessions: own.sessions,
             signature: opened.signature.clone(),
             choice,
             options: options.batching.clone(),
@@ -244,7 +239,7 @@ impl Loader {
             pool: self.pool.clone(),
             device,
             on_panic: Some(self.on_panic(job)),
-            on_wanted: lacking.then(|| self.on_wanted(job)),
+            on_wanted: own.lacking.then(|| self.on_wanted(job)),
         });
         let (backend, platform) = names(opened.backend.name());
         Ok(Arc::new(Version {
@@ -261,7 +256,7 @@ impl Loader {
             providers: opened.session.providers().to_vec(),
             default_timeout: Some(options.default_timeout()).filter(|timeout| !timeout.is_zero()),
             options: options.clone(),
-            weight_bytes: opened.weights.saturating_mul(1 + replicas as u64),
+            weight_bytes: opened.weights.saturating_mul(1 + own.given as u64),
             sha256: opened.sha256,
             explanation,
         }))

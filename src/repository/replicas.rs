@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     candidate::Checked,
+    job::Job,
     loader::Opened,
     wrapped::{Budget, Wrapped},
 };
@@ -24,7 +25,7 @@ const WARM_BELOW: Duration = Duration::from_millis(5);
 /// The threads that are to have one. A version in the turn runs on the network threads, and elsewhere only where a turn is full
 /// or a request large: until that happens (`wide`), the others have none, which makes it quick to load. Network threads run
 /// nothing but the turn.
-pub fn slots(threads: Threads, turn: bool, wide: bool) -> Range<usize> {
+fn slots(threads: Threads, turn: bool, wide: bool) -> Range<usize> {
     match (turn, wide) {
         (true, false) => 0..threads.network,
         (true, true) => 0..threads.slots(),
@@ -32,8 +33,35 @@ pub fn slots(threads: Threads, turn: bool, wide: bool) -> Range<usize> {
     }
 }
 
-/// Gives each thread of `slots` a session of its own where the model is small and memory allows; says how many got one.
+/// A version's sessions.
+pub struct Replicas {
+    pub sessions: Sessions,
+    /// How many threads have one of their own.
+    pub given: usize,
+    /// Further threads might have one, should they run it.
+    pub lacking: bool,
+}
+
+/// Gives threads a session of their own where the model is small and memory allows; `turn`: the version runs there.
 pub fn open(
+    budget: &Arc<Budget>,
+    threads: Threads,
+    job: &Job,
+    opened: &Opened,
+    checked: &Checked,
+    turn: bool,
+) -> Replicas {
+    let sessions = Sessions::new(opened.session.clone(), threads.slots());
+    // A successor is what callers made of the one before.
+    let wide = job.wide || job.predecessor.as_ref().is_some_and(|old| old.served.widely());
+    let slots = slots(threads, turn, wide);
+    let (wanted, beyond) = (slots.len(), slots.end < threads.slots());
+    let given = replicate(budget, &sessions, opened, checked, slots);
+    Replicas { sessions, given, lacking: beyond && given == wanted }
+}
+
+/// Says how many of `slots` got one.
+fn replicate(
     budget: &Arc<Budget>,
     sessions: &Sessions,
     opened: &Opened,
