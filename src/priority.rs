@@ -25,22 +25,24 @@ pub fn step_aside() {
     told(!set(UNHURRIED, LONG_NS));
 }
 
+/// As Linux's uapi/linux/sched/types.h has it, in its first version.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
 /// `sched_setattr` of the calling thread, among those that share the processors by weight. The slice is heeded from Linux 6.12 on.
 #[cfg(target_os = "linux")]
 fn set(nice: i32, slice_ns: u64) -> bool {
-    /// As Linux's uapi/linux/sched/types.h has it, in its first version.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attributes {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
     let size = size_of::<Attributes>() as u32;
     let (policy, runtime) = (libc::SCHED_OTHER as u32, slice_ns);
     let attributes = Attributes { size, policy, nice, runtime, ..Attributes::default() };
@@ -75,13 +77,25 @@ mod tests {
         // SAFETY: both calls take and give plain numbers.
         let nice =
             || unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::gettid() as libc::id_t) };
+        let slice = || {
+            let mut attributes = Attributes::default();
+            let size = size_of::<Attributes>();
+            // SAFETY: 0 is the calling thread; the kernel writes no more than the size that it is given.
+            let read =
+                unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+            assert_eq!(read, 0);
+            attributes.runtime
+        };
         let before = nice();
         for (step, expected) in [(step_back as fn(), WAITED_FOR), (step_aside, UNHURRIED)] {
             let inside = std::thread::spawn(move || {
                 step();
-                nice()
+                (nice(), slice())
             });
-            assert_eq!(inside.join().unwrap(), expected.max(before));
+            let (nice, slice) = inside.join().unwrap();
+            assert_eq!(nice, expected.max(before));
+            // 0: before Linux 6.12, which has no slices to ask for.
+            assert!([LONG_NS, 0].contains(&slice), "{slice}");
         }
         assert_eq!(nice(), before);
         // SAFETY: as above.

@@ -78,8 +78,7 @@ impl Cached {
             Boarded::Joined(seat) => {
                 served.stats.coalesced(now().since(started));
                 let (served, request) = (served.clone(), Some(request));
-                let waiting =
-                    Waiting { served, seat, request, deadline: ticket.deadline, own: None };
+                let waiting = Waiting { served, seat, request, own: None };
                 Ok(Answering::Joined(Box::new(waiting)))
             }
             Boarded::Leads(seat) => {
@@ -87,7 +86,7 @@ impl Cached {
                 served.stats.missed(begun.since(started));
                 let replier = Replier::shared(seat.flight.clone());
                 let gathered = served.submit_to(replier, request, begun)?;
-                Ok(Answering::Leads { seat, deadline: ticket.deadline, gathered })
+                Ok(Answering::Leads { seat, gathered })
             }
         }
     }
@@ -100,7 +99,7 @@ pub enum Answering {
     /// From the cache.
     Kept(Box<Kept>),
     /// From a run that it began, and that others may join.
-    Leads { seat: Seat, deadline: Option<Tick>, gathered: bool },
+    Leads { seat: Seat, gathered: bool },
     /// From a run that another one began.
     Joined(Box<Waiting>),
 }
@@ -118,7 +117,6 @@ pub struct Waiting {
     seat: Seat,
     /// What it asks; `None` once it asked for a run of its own.
     request: Option<Request>,
-    deadline: Option<Tick>,
     own: Option<Awaited>,
 }
 
@@ -167,8 +165,8 @@ impl Future for Answering {
                 let outputs = Ok(kept.outputs.take().unwrap_or_default());
                 Poll::Ready(Reply { outputs, spent: Spent::default() })
             }
-            Answering::Leads { seat, deadline, .. } => {
-                seat.poll(*deadline, cx).map(|reply| reply.unwrap_or_else(reply::lost))
+            Answering::Leads { seat, .. } => {
+                seat.poll(cx).map(|reply| reply.unwrap_or_else(reply::lost))
             }
             Answering::Joined(waiting) => waiting.poll(cx),
         }
@@ -180,7 +178,7 @@ impl Waiting {
         if let Some(own) = &mut self.own {
             return Pin::new(own).poll(cx);
         }
-        match self.seat.poll(self.deadline, cx) {
+        match self.seat.poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(reply)) => return Poll::Ready(reply),
             Poll::Ready(None) => {}

@@ -25,7 +25,7 @@ struct Line {
     counts: [AtomicU64; 4],
 }
 
-/// One key in eight that is not kept finds somebody in its place.
+/// At most one key in eight that is not kept finds somebody in its place.
 const ANSWERS: u64 = 8;
 
 /// How many lines there are at least and at most: 8 KiB and 8 MiB of them. A store of more answers than that is right as well,

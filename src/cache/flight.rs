@@ -93,7 +93,7 @@ impl Flights {
         let flight = Flight::new(store.clone(), stats.clone(), key, ticket);
         // One that nobody waits for any more, or that is less urgent, goes on without joiners.
         flying.insert(key, flight.clone());
-        Boarded::Leads(Seat { flight, place: 0, answered: false })
+        Boarded::Leads(Seat { flight, place: 0, deadline: ticket.deadline, answered: false })
     }
 
     /// Nobody joins this flight any more.
@@ -164,7 +164,8 @@ impl Flight {
         self.latest
             .fetch_max(ticket.deadline.map_or(NEVER, |deadline| deadline.0), Ordering::AcqRel);
         let place = state.wakers.len() - 1;
-        Some(Boarded::Joined(Seat { flight: self.clone(), place, answered: false }))
+        let deadline = ticket.deadline;
+        Some(Boarded::Joined(Seat { flight: self.clone(), place, deadline, answered: false }))
     }
 
     /// What the place comes to, and given back with that; `None`: the run was refused, or ended, for reasons of others'.
@@ -282,14 +283,16 @@ impl Shared for Flight {
 pub struct Seat {
     pub flight: Arc<Flight>,
     place: usize,
+    /// Of the request that has it.
+    deadline: Option<Tick>,
     /// The place is given back.
     answered: bool,
 }
 
 impl Seat {
-    /// The answer, for a request of this deadline; `None`: it is to ask for a run of its own.
-    pub fn poll(&mut self, deadline: Option<Tick>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
-        let reply = self.flight.poll(self.place, deadline, cx);
+    /// The answer; `None`: the request is to ask for a run of its own.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+        let reply = self.flight.poll(self.place, self.deadline, cx);
         self.answered = reply.is_ready();
         reply
     }

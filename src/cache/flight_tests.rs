@@ -32,6 +32,8 @@ struct World {
     queue: VecDeque<Arc<Flight>>,
     /// Runs that were begun.
     runs: usize,
+    /// Requests that were told to ask for a run of their own.
+    again: usize,
     /// Whether the next run to be submitted is refused.
     refuse: bool,
     /// Whether answers are kept.
@@ -45,6 +47,7 @@ impl World {
             stats: Arc::new(VersionStats::of(Arc::default())),
             queue: VecDeque::new(),
             runs: 0,
+            again: 0,
             refuse: false,
             keeps: true,
         }
@@ -134,7 +137,7 @@ impl Asker {
             }
             (Some(_), true, Some(seat)) => {
                 let mut context = Context::from_waker(Waker::noop());
-                self.end = Some(match seat.poll(self.ticket.deadline, &mut context) {
+                self.end = Some(match seat.poll(&mut context) {
                     Poll::Pending => End::Left,
                     Poll::Ready(Some(reply)) => match reply.outputs {
                         Ok(given) => {
@@ -146,6 +149,7 @@ impl Asker {
                     Poll::Ready(None) => {
                         assert!(!self.leads, "who leads has nobody to ask again");
                         world.runs += 1;
+                        world.again += 1;
                         End::Answered
                     }
                 });
@@ -329,6 +333,7 @@ fn what_is_not_kept_is_given_to_all_who_joined() {
                 assert_eq!(answered + left, ends.len(), "{ends:?}");
                 assert!(left <= requests.iter().filter(|(_, leaves)| *leaves).count());
                 assert!((1..=ends.len()).contains(&world.runs) || left > 0, "{} runs", world.runs);
+                assert_eq!(world.again, 0, "whoever joined is answered");
                 assert!(world.store.get(KEY).is_none());
             },
         );
@@ -377,7 +382,7 @@ fn deadlines_are_each_ones_own() {
     let flight = first.flight.clone();
     flight.land(Some(Reply { outputs: Err(late), spent: Spent::default() }));
     let mut context = Context::from_waker(Waker::noop());
-    let mut poll = |seat: &mut Seat, deadline| seat.poll(Some(Tick(deadline)), &mut context);
-    assert!(matches!(poll(&mut first, 10), Poll::Ready(Some(_))));
-    assert!(matches!(poll(&mut second, 20), Poll::Ready(None)));
+    let mut poll = |seat: &mut Seat| seat.poll(&mut context);
+    assert!(matches!(poll(&mut first), Poll::Ready(Some(_))));
+    assert!(matches!(poll(&mut second), Poll::Ready(None)));
 }

@@ -11,10 +11,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    batcher::executor::Executors,
     repository::{
         calls::{Command, Target},
-        fake::{Fake, SOON, ask, current, deps, model, options, put, started, until},
+        fake::{ask, current, model, options, put, running, started, until},
         lifecycle_options::LifecycleOptions,
         options::Load,
         table::{State, Version},
@@ -292,11 +291,7 @@ fn calls_at_once_are_all_done() {
 fn requests_under_way_keep_their_version_until_they_are_answered() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "iris/1/model.onnx", &model(""));
-    let fake = Arc::new(Fake::default());
-    let deps = deps(&fake);
-    let executors = Executors::start(&deps.pool).unwrap();
-    let manager = Manager::start(&options(dir.path()), deps).unwrap();
-    assert!(manager.wait_initial(SOON));
+    let (manager, _, executors) = running(&options(dir.path()));
     let held = manager.table.load().resolve("iris", "").unwrap();
     assert_eq!(unload(&manager, &[("iris", None)]), Ok(()));
     assert_eq!(label(&manager, "iris", 1), "draining");
@@ -335,11 +330,7 @@ fn a_predecessor_stays_warm_for_a_while_and_comes_back_at_once() {
 fn threads_beside_the_turns_get_sessions_once_they_run_the_version() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "iris/1/model.onnx", &model(""));
-    let fake = Arc::new(Fake::default());
-    let deps = deps(&fake);
-    let executors = Executors::start(&deps.pool).unwrap();
-    let manager = Manager::start(&options(dir.path()), deps).unwrap();
-    assert!(manager.wait_initial(SOON));
+    let (manager, fake, executors) = running(&options(dir.path()));
     let serving = || manager.table.load().resolve("iris", "").unwrap();
     let version = serving();
     assert_eq!(

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     batcher::{
         cost::CostModel,
+        executor::Executors,
         mode::{Choice, Execution},
         options::BatchOptions,
         pool::{Pool, Threads},
@@ -190,6 +191,16 @@ pub fn started(options: &Options) -> (Manager, Arc<Fake>) {
     let manager = Manager::start(options, deps(&fake)).unwrap();
     assert!(manager.wait_initial(SOON));
     (manager, fake)
+}
+
+/// As `started`, with executors that run what is asked.
+pub fn running(options: &Options) -> (Manager, Arc<Fake>, Executors) {
+    let fake = Arc::new(Fake::default());
+    let deps = deps(&fake);
+    let executors = Executors::start(&deps.pool).unwrap();
+    let manager = Manager::start(options, deps).unwrap();
+    assert!(manager.wait_initial(SOON));
+    (manager, fake, executors)
 }
 
 pub fn current(manager: &Manager, name: &str) -> Result<u64, String> {

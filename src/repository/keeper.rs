@@ -238,12 +238,15 @@ impl Keeper {
         self.keep_within(&job.model);
     }
 
+    /// A version that serves tells of its runs.
     fn heard(&mut self, told: &Told) {
         let Told { model, number, event } = told;
-        let Some(entry) = self.entries.get_mut(&**model) else { return };
         match event {
             Event::Panicked(what) => self.mend(model, *number, what),
-            Event::Wanted => self.queue.extend(entry.widened(*number)),
+            Event::Wanted => {
+                let entry = self.entries.get_mut(&**model);
+                self.queue.extend(entry.and_then(|entry| entry.widened(*number)));
+            }
         }
     }
 

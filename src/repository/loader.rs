@@ -275,7 +275,8 @@ impl Loader {
     fn teller(&self, job: &Job) -> impl Fn(Event) + Send + Sync + use<> {
         let (told, model, number) = (self.told.clone(), job.model.clone(), job.number);
         move |event| {
-            // Full: as many panics are known already as it takes to fail a version many times over.
+            // Full: as many panics are known already as it takes to fail a version many times over; and what is not heard of
+            // sessions leaves the version with those that it has.
             let _ = told.try_send(Told { model: model.clone(), number, event });
         }
     }

@@ -7,14 +7,15 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    batcher::{executor::Executors, options::Mode},
+    batcher::options::Mode,
     repository::{
         banner::{banner, on_one_line, summary},
         check::check,
         config::ModelConfig,
         entry::{Entry, Remedy},
         fake::{
-            Fake, SOON, ask, backends, current, deps, graph, model, options, put, started, until,
+            Fake, SOON, ask, backends, current, deps, graph, model, options, put, running, started,
+            until,
         },
         options::{Defaults, Load, Readiness},
         table::Version,
@@ -300,14 +301,10 @@ fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "iris/1/model.onnx", &model(""));
     put(dir.path(), "iris/2/model.onnx", &model("poison"));
-    let fake = Arc::new(Fake::default());
-    let deps = deps(&fake);
-    let executors = Executors::start(&deps.pool).unwrap();
     let mut options = options(dir.path());
     // Elsewhere than in the turn, for it would be opened again for more sessions as well.
     options.defaults.batching.mode = Mode::Batch;
-    let manager = Manager::start(&options, deps).unwrap();
-    assert!(manager.wait_initial(SOON));
+    let (manager, fake, executors) = running(&options);
     let serving = || manager.table.load().resolve("iris", "2").ok();
     for panics in 1..=2 {
         let (before, opened) = (serving().unwrap(), fake.opened.load(SeqCst));
@@ -339,11 +336,8 @@ fn a_version_is_opened_again_after_a_panic_and_fails_at_the_third() {
 fn a_model_that_lost_its_last_version_takes_the_readiness_along() {
     let dir = TempDir::new().unwrap();
     put(dir.path(), "iris/1/model.onnx", &model("poison"));
-    let fake = Arc::new(Fake::default());
-    let deps = deps(&fake);
-    let executors = Executors::start(&deps.pool).unwrap();
-    let manager = Manager::start(&options(dir.path()), deps).unwrap();
-    assert!(manager.wait_initial(SOON) && *manager.ready.borrow());
+    let (manager, fake, executors) = running(&options(dir.path()));
+    assert!(*manager.ready.borrow());
     // The files have changed since: what is there now was never checked, and does not take over.
     put(dir.path(), "iris/1/model.onnx", &model(""));
     let opened = fake.opened.load(SeqCst);

@@ -103,3 +103,18 @@ fn replicate(
     }
     given
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_where_runs_are() {
+        let threads = Threads { network: 2, executors: 3 };
+        assert_eq!(slots(threads, true, false), 0..2, "the turn's");
+        assert_eq!(slots(threads, true, true), 0..6, "and the executors', and the reserve's");
+        for wide in [false, true] {
+            assert_eq!(slots(threads, false, wide), 2..6, "all but the turn's");
+        }
+    }
+}
