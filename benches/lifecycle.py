@@ -7,7 +7,6 @@ Needs the binaries and the example models (and a runtime that the binary finds b
 the Python of the tests (scripts/setup-tests.sh).
 """
 import argparse
-import functools
 import http.client
 import json
 import os
@@ -154,8 +153,8 @@ def spread(values):
 
 def swaps(options, folder):
     """Swaps under an open-loop load of half the capacity, each with other content than the one before: what was due from the swap's
-    begin until 0.2 s after its end, beside what was due at other times of the same runs; and the same around calls that ask for its
-    health, for the noise."""
+    begin until 0.2 s after its end, beside what was due at other times of the same runs; and the same around calls that change
+    nothing, for the noise."""
     print("\n| server | model | rate/s | swaps | requests | failed | p99 ms, steady | p99 ms, under swaps | ratio | worst over steady p99 ms | ms a swap | ratio around nothing |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
     for model, source, total, pace in swapped(options):
         repository = folder / f"swaps-{model}"
@@ -169,47 +168,14 @@ def swaps(options, folder):
         swaps_of(options, name, grpc, control, pathlib.Path(repository), int(total), float(pace))
 
 
-class Bell:
-    """What an event of a load rings for, so that it costs the machine no more than a shell that writes a line and reads one: this process
-    does what the line's number says."""
-
-    def __init__(self, folder, calls):
-        self.ring, self.done = folder / "ring", folder / "done"
-        for pipe in (self.ring, self.done):
-            os.mkfifo(pipe)
-        self.calls = calls
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def command(self, number):
-        return f"echo {number} > {self.ring}; read said < {self.done}; [ \"$said\" = ok ]"
-
-    def serve(self):
-        while True:
-            number = int(self.ring.read_text())
-            try:
-                self.calls[number]()
-                said = "ok"
-            except Exception as error:
-                print(f"event {number}: {error}", flush=True)
-                said = "failed"
-            self.done.write_text(f"{said}\n")
-
-
 def swaps_of(options, name, grpc, control, model, total, pace):
     """Puts `total` new versions beside the first one in the folder `model`, `pace` seconds apart, and has them loaded."""
     staged = model.parent.parent / f".{model.name}-staged"
     shutil.rmtree(staged, ignore_errors=True)
     rate = load_capacity(options, grpc, model.name) / 2
 
-    def call(method, path, body=None):
-        status, said = ask(control, method, path, body)
-        if status != 200:
-            raise RuntimeError(f"{status}: {said}")
-
-    def swap(new):
-        new.rename(model / new.name)
-        call("POST", f"/v2/repository/models/{model.name}/load", "{}")
-
+    # The generator posts by itself, so that an event costs the machine nothing but the call.
+    post = lambda path: {"post": f"http://{control}/v2/repository/{path}"}
     steady, under, ratios, noise, worst, took = [], [], [], [], [], []
     done, failed, requests = 0, 0, 0
     version = max(int(v.name) for v in model.iterdir() if v.name.isdigit())
@@ -221,19 +187,18 @@ def swaps_of(options, name, grpc, control, model, total, pace):
             version += 1
             shutil.copytree(first, staged / str(version))
             another(staged / str(version), version)
-            news.append(functools.partial(swap, staged / str(version)))
-        nothing = [functools.partial(call, "GET", "/v2/health/live")] * count
-        for calls, ratio in [(nothing, noise), (news, ratios)]:
-            with tempfile.TemporaryDirectory() as folder:
-                bell = Bell(pathlib.Path(folder), calls)
-                commands = [bell.command(number) for number in range(count)]
-                report = with_events(options, grpc, model.name, rate, pace, commands)
+            news.append(staged / str(version))
+        for run, staging, ratio in [(post("index"), [], noise), (post(f"models/{model.name}/load"), news, ratios)]:
+            report = with_events(options, grpc, model, rate, pace, [run] * count, staging)
             windows = report["parts"][0]["seen"]["windows"]
             one, other = (ms(windows[part]["latency"]["p99"]) for part in ("steady", "together"))
             ratio.append(other / one)
             if ratio is noise:
                 continue
             whole = report["summary"]["total"]
+            versions = whole.get("versions")
+            if unseen := versions and {new.name for new in news} - versions.keys():
+                raise SystemExit(f"of {name} nobody saw version {', '.join(sorted(unseen))}")
             failed += whole["failed"] + whole["shed"] + whole["wrong"]
             requests += whole["due"]
             steady.append(one)
@@ -256,20 +221,30 @@ def another(folder, number):
             out.write(b"\x32" + bytes([len(text)]) + text)
 
 
-def with_events(options, grpc, model, rate, pace, commands):
-    """An open-loop load during which commands are run, `pace` seconds apart: its report."""
-    events = [{"at": f"{(n + 0.5) * pace:.2f}s", "window": "200ms", "run": command} for n, command in enumerate(commands)]
+def with_events(options, grpc, model, rate, pace, runs, staged):
+    """An open-loop load of a model's folder with events, `pace` seconds apart: its report. Before each the next of the `staged` versions
+    is put in its place, outside of the windows."""
+    warm = 2
+    events = [{"at": f"{(n + 0.5) * pace:.2f}s", "window": "200ms", "run": run} for n, run in enumerate(runs)]
     scenario = {
-        "target": {"timeout": "60s"}, "mix": [{"model": model}], "events": events,
-        "phases": [{"name": "warm", "warm_up": True, "duration": "2s", "arrivals": {"poisson": rate}},
-                   {"name": "swaps", "duration": f"{len(commands) * pace:.1f}s", "arrivals": {"poisson": rate}}],
+        "target": {"timeout": "60s"}, "mix": [{"model": model.name}], "events": events,
+        "phases": [{"name": "warm", "warm_up": True, "duration": f"{warm}s", "arrivals": {"poisson": rate}},
+                   {"name": "swaps", "duration": f"{len(runs) * pace:.1f}s", "arrivals": {"poisson": rate}}],
     }
     with tempfile.TemporaryDirectory() as folder:
         file, report = pathlib.Path(folder, "scenario.yaml"), pathlib.Path(folder, "report.json")
         file.write_text(json.dumps(scenario))
-        run = subprocess.run([options.binary, "loadtest", "run", file, "--url", f"grpc://{grpc}", "--json", report], capture_output=True, text=True)
-        if not report.exists():
-            raise SystemExit(run.stdout + run.stderr)
+        command = [options.binary, "loadtest", "run", file, "--url", f"grpc://{grpc}", "--json", report]
+        with open(pathlib.Path(folder, "said"), "w+") as said:
+            began = time.monotonic()
+            run = subprocess.Popen(command, stdout=said, stderr=said)
+            for n, new in enumerate(staged):
+                # The generator's own start takes part of what is left until the event.
+                time.sleep(max(0, began + warm + (n + 0.25) * pace - time.monotonic()))
+                new.rename(model / new.name)
+            if run.wait() != 0 or not report.exists():
+                said.seek(0)
+                raise SystemExit(said.read())
         return json.loads(report.read_text())
 
 

@@ -33,6 +33,7 @@ pub mod target;
 pub mod together;
 pub mod trial;
 pub mod units;
+pub mod url;
 pub mod watch;
 pub mod wire;
 pub mod yaml;

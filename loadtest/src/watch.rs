@@ -57,13 +57,14 @@ impl Options {
     /// Begins. To be called just before the run: its seconds count from the end of this. What was asked for and cannot be had is
     /// an error.
     pub fn begin(self) -> Result<Watch, String> {
+        let tls = self.server.tls.clone();
         let look = self.server.look()?;
         let origin = Instant::now();
         let (scraper, note) = match look {
             Look::Ready(ready) => (Some(ready.start(origin)?), None),
             Look::Absent(why) => (None, why.map(|why| format!("no figures of the server: {why}"))),
         };
-        let timeline = Timeline::begin(&self.events, origin, self.environment, self.stop)?;
+        let timeline = Timeline::begin(&self.events, origin, self.environment, tls, self.stop)?;
         Ok(Watch { scraper, timeline, note })
     }
 }

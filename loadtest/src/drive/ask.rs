@@ -35,14 +35,28 @@ pub fn ask(target: &Target, wire: Wire) -> Result<Said, String> {
 
 /// As `ask`, given up after `limit`.
 pub fn ask_within(target: &Target, wire: Wire, limit: Duration) -> Result<Said, String> {
+    let began = Instant::now();
+    let said = ask_while(target, wire, || began.elapsed() < limit)?;
+    said.ok_or_else(|| {
+        let seconds = limit.as_secs_f64();
+        format!("the server at {} cannot be asked: no answer within {seconds} s", target.address)
+    })
+}
+
+/// As `ask`, for as long as `goes_on` says so, which is asked now and then; `None` where that was not long enough.
+pub fn ask_while(
+    target: &Target,
+    wire: Wire,
+    goes_on: impl Fn() -> bool,
+) -> Result<Option<Said>, String> {
     let peer = Peer::of(target)?;
     let fail = |why: String| format!("the server at {} cannot be asked: {why}", target.address);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| fail(e.to_string()))?;
     let conn = Conn::begin(&peer, target.protocol, usize::MAX, &epoll, 0);
     let mut conn = conn.map_err(|e| fail(e.to_string()))?;
     let mut prepared = Some(Prepared { variant: 0, wire, expected: None });
-    let (began, mut buffer, mut ended) = (Instant::now(), vec![0; 64 << 10], Vec::new());
-    while began.elapsed() < limit {
+    let (mut buffer, mut ended) = (vec![0; 64 << 10], Vec::new());
+    while goes_on() {
         if conn.room(1) > 0
             && let Some(prepared) = prepared.take()
         {
@@ -62,12 +76,12 @@ pub fn ask_within(target: &Target, wire: Wire, limit: Duration) -> Result<Said, 
         if !flags.is_empty() && flags != epoll::EventFlags::OUT {
             let read = conn.read(&mut buffer, &mut ended);
             if let Some((_, outcome)) = ended.pop() {
-                return said(outcome).map_err(fail);
+                return said(outcome).map(Some).map_err(fail);
             }
             read.map_err(|(_, why)| fail(why))?;
         }
     }
-    Err(fail(format!("no answer within {} s", limit.as_secs_f64())))
+    Ok(None)
 }
 
 fn said(outcome: Outcome) -> Result<Said, String> {

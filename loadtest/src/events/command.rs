@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// What a command left running in the background keeps its output open; what it wrote itself is there by then.
 const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 
-/// How a command ended, and what it said last.
+/// How an event ended, and what it said last.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
     pub ended: Ended,
@@ -119,20 +119,20 @@ fn finish(child: &mut Child) {
 
 /// The end of what somebody writes.
 #[derive(Debug, Default)]
-struct Tail {
+pub struct Tail {
     bytes: Vec<u8>,
     dropped: u64,
 }
 
 impl Tail {
-    fn push(&mut self, more: &[u8]) {
+    pub fn push(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
         let over = self.bytes.len().saturating_sub(KEPT_BYTES);
         self.bytes.drain(..over);
         self.dropped += over as u64;
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         match self.dropped {
             0 => text.into_owned(),

@@ -1,6 +1,7 @@
-//! Commands that are called while a load goes on (a swap, a rollout, a restart): what a scenario says of them, and what came of them.
+//! Commands and calls that are made while a load goes on (a swap, a rollout, a restart): what a scenario says of them, and what came of them.
 
 pub mod command;
+pub mod post;
 pub mod timeline;
 pub mod verdict;
 pub mod window;
@@ -12,7 +13,12 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::{plan::Phase, slo::Slo, units::Span};
+use self::{command::Ran, post::Post};
+use crate::{
+    plan::{Phase, Tls},
+    slo::Slo,
+    units::Span,
+};
 
 /// More events than this in one run are a mistake: each has a thread.
 const MAX_EVENTS: usize = 100;
@@ -56,11 +62,12 @@ fn default_required() -> bool {
     true
 }
 
-/// What to run: a line for `sh -c`, or a program with its arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What to run: a line for `sh -c`, a program with its arguments, or a call over HTTP.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Run {
     Shell(String),
     Program(Vec<String>),
+    Post(Post),
 }
 
 impl<'de> Deserialize<'de> for Run {
@@ -70,7 +77,9 @@ impl<'de> Deserialize<'de> for Run {
             type Value = Run;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a line for the shell, or a list of a program and its arguments")
+                f.write_str(
+                    "a line for the shell, a list of a program and its arguments, or a post",
+                )
             }
 
             fn visit_str<E: de::Error>(self, line: &str) -> Result<Run, E> {
@@ -84,24 +93,40 @@ impl<'de> Deserialize<'de> for Run {
                 }
                 Ok(Run::Program(words))
             }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Run, A::Error> {
+                Post::deserialize(de::value::MapAccessDeserializer::new(map)).map(Run::Post)
+            }
         }
         deserializer.deserialize_any(Either)
     }
 }
 
 impl Run {
-    fn argv(&self) -> Vec<String> {
+    /// To its end, to `timeout`, or until `stop` says so. `environment` is added to a command's, `tls` is how a called server's
+    /// certificate is looked at.
+    fn carry_out(
+        &self,
+        environment: &[(String, String)],
+        tls: &Tls,
+        timeout: Duration,
+        stop: impl Fn() -> bool,
+    ) -> Ran {
+        let run = |argv: &[String], stop| command::run(argv, environment, timeout, stop);
         match self {
-            Run::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
-            Run::Program(words) => words.clone(),
+            Run::Shell(line) => run(&["/bin/sh".into(), "-c".into(), line.clone()], stop),
+            Run::Program(words) => run(words, stop),
+            Run::Post(post) => post.run(tls, timeout, stop),
         }
     }
 
-    fn is_empty(&self) -> bool {
-        match self {
+    fn check(&self) -> Result<(), String> {
+        let empty = match self {
             Run::Shell(line) => line.trim().is_empty(),
             Run::Program(words) => words.first().is_none_or(String::is_empty),
-        }
+            Run::Post(post) => return post.check(),
+        };
+        if empty { Err("run is empty; expected a command".to_owned()) } else { Ok(()) }
     }
 }
 
@@ -110,6 +135,7 @@ impl fmt::Display for Run {
         match self {
             Run::Shell(line) => f.write_str(line.trim()),
             Run::Program(words) => f.write_str(&words.join(" ")),
+            Run::Post(post) => post.fmt(f),
         }
     }
 }
@@ -142,10 +168,7 @@ pub struct Planned {
     /// The phase that its moment counts from.
     pub phase: usize,
     pub at: Duration,
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// The command as it was written.
-    pub shown: String,
+    pub run: Run,
     pub window: Duration,
     pub timeout: Duration,
     pub required: bool,
@@ -174,8 +197,8 @@ pub fn plan(events: &[Event], phases: &[Phase]) -> Result<Vec<Planned>, String> 
 fn resolve(number: usize, event: &Event, phases: &[Phase]) -> Result<Planned, String> {
     let name = event.name.clone().unwrap_or_else(|| format!("event {}", number + 1));
     let wrong = |why: String| Err(format!("event '{name}': {why}"));
-    if event.run.is_empty() {
-        return wrong("run is empty; expected a command".to_owned());
+    if let Err(why) = event.run.check() {
+        return wrong(why);
     }
     for (key, span) in [("window", event.window), ("timeout", event.timeout)] {
         if span.0 > LONGEST {
@@ -205,8 +228,7 @@ fn resolve(number: usize, event: &Event, phases: &[Phase]) -> Result<Planned, St
     Ok(Planned {
         phase,
         at: event.at.0,
-        argv: event.run.argv(),
-        shown: event.run.to_string(),
+        run: event.run.clone(),
         window: event.window.0,
         timeout: event.timeout.0,
         required: event.required,
@@ -215,11 +237,15 @@ fn resolve(number: usize, event: &Event, phases: &[Phase]) -> Result<Planned, St
     })
 }
 
-/// How a command ended.
+/// How an event ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     Exit(i32),
+    /// A call, with this HTTP status.
+    Status(u16),
+    /// A call got no answer, for this reason.
+    NoAnswer(String),
     /// By a signal that did not come from here.
     Signal(i32),
     /// It was ended after its `timeout`.
@@ -236,6 +262,8 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ended::Exit(code) => write!(f, "exit code {code}"),
+            Ended::Status(status) => write!(f, "status {status}"),
+            Ended::NoAnswer(why) => write!(f, "no answer: {why}"),
             Ended::Signal(signal) => write!(f, "ended by signal {signal}"),
             Ended::TimedOut => f.write_str("took longer than its timeout, and was ended"),
             Ended::NotStarted(why) => write!(f, "could not be started: {why}"),
@@ -252,12 +280,12 @@ pub struct Happened {
     pub command: String,
     pub required: bool,
     pub ended: Ended,
-    /// When the command was started and was over, in seconds since the run began; none where it was not started.
+    /// When it was started and was over, in seconds since the run began; none where it was not started.
     pub from_s: Option<f64>,
     pub to_s: Option<f64>,
     /// How long the window goes on after that. Seconds.
     pub window_s: f64,
-    /// The last of what it wrote, standard output and error together.
+    /// The last of what a command wrote, standard output and error together, or of what a server answered.
     pub output: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Slo>,
@@ -266,7 +294,8 @@ pub struct Happened {
 impl Happened {
     /// What of it fails the run, in words.
     pub fn failure(&self) -> Option<String> {
-        let fine = matches!(self.ended, Ended::Exit(0) | Ended::Interrupted);
+        let fine =
+            matches!(self.ended, Ended::Exit(0) | Ended::Status(200..300) | Ended::Interrupted);
         if fine || !self.required {
             return None;
         }

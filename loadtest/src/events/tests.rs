@@ -19,7 +19,7 @@ use super::{
     window::{self, Windows},
 };
 use crate::{
-    plan::{Arrivals, Phase, Until},
+    plan::{Arrivals, Phase, Tls, Until},
     record::{Cell, Code, Measured, Times, histogram},
     slo::{Outcome, Slo},
     summary::{Frame, PhaseFrame, VariantFrame},
@@ -47,15 +47,14 @@ fn an_event_says_when_and_what() {
     .unwrap();
     let planned = plan(&events, &[phase("a", Some(5)), phase("b", Some(30))]).unwrap();
     assert_eq!((&*planned[0].name, planned[0].phase), ("rollout", 1));
-    assert_eq!(planned[0].argv, ["kubectl", "rollout", "restart"]);
-    assert_eq!(planned[0].shown, "kubectl rollout restart");
+    assert_eq!(planned[0].run.to_string(), "kubectl rollout restart");
     assert_eq!(planned[0].window, Duration::from_secs(20));
     assert!(planned[0].required);
     assert_eq!((&*planned[1].name, planned[1].phase), ("event 2", 0));
     let warm_up = Phase { warm_up: true, ..phase("w", Some(5)) };
     let after = plan(&events, &[warm_up, phase("a", Some(5)), phase("b", Some(30))]).unwrap();
     assert_eq!(after[1].phase, 1, "what warms up counts for nothing");
-    assert_eq!(planned[1].argv, ["/bin/sh", "-c", "echo $LOADTEST_URL | cat"]);
+    assert_eq!(planned[1].run, Run::Shell("echo $LOADTEST_URL | cat".to_owned()));
     assert_eq!(
         (planned[1].at, planned[1].window),
         (Duration::from_millis(500), Duration::from_secs(5))
@@ -70,7 +69,10 @@ fn what_is_wrong_with_an_event_is_said() {
         ("- at: 10\n  run: x", "'10' is no duration"),
         ("- run: x", "at"),
         ("- at: 1s", "run"),
-        ("- at: 1s\n  run: {a: b}", "a line for the shell, or a list"),
+        ("- at: 1s\n  run: 3", "a line for the shell, a list"),
+        ("- at: 1s\n  run: {a: b}", "unknown field `a`"),
+        ("- at: 1s\n  run: {body: {}}", "post"),
+        ("- at: 1s\n  run: {post: h:1}", "'h:1': its scheme is unknown"),
     ] {
         let error = read(yaml).unwrap_err();
         assert!(error.contains(says), "{error}");
@@ -116,8 +118,7 @@ fn planned(name: &str, phase: usize, at_ms: u64, line: &str) -> Planned {
         name: name.to_owned(),
         phase,
         at: Duration::from_millis(at_ms),
-        argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()],
-        shown: line.to_owned(),
+        run: Run::Shell(line.to_owned()),
         window: Duration::from_secs(1),
         timeout: Duration::from_secs(120),
         required: true,
@@ -145,7 +146,8 @@ fn events_are_called_when_their_phase_is_so_old() {
     ];
     let origin = Instant::now();
     let environment = vec![("WHO".to_owned(), "me".to_owned())];
-    let timeline = Timeline::begin(&events, origin, environment, Arc::default()).unwrap();
+    let timeline =
+        Timeline::begin(&events, origin, environment, Tls::default(), Arc::default()).unwrap();
     assert!(!file("first").exists(), "its phase has not begun");
     timeline.phase(0, Instant::now());
     wait_for("the first event", || file("first").exists());
@@ -177,7 +179,9 @@ fn an_interrupted_run_ends_its_commands() {
     let line = format!("touch {}; exec sleep 600", started.display());
     let (stop, events) =
         (Arc::new(AtomicBool::new(false)), [planned("a", 0, 0, &line), planned("b", 1, 0, "true")]);
-    let timeline = Timeline::begin(&events, Instant::now(), Vec::new(), Arc::clone(&stop)).unwrap();
+    let timeline =
+        Timeline::begin(&events, Instant::now(), Vec::new(), Tls::default(), Arc::clone(&stop))
+            .unwrap();
     timeline.phase(0, Instant::now());
     wait_for("the command", || started.exists());
     stop.store(true, Ordering::SeqCst);

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Ended, Happened, Planned, command};
+use super::{Ended, Happened, Planned};
+use crate::plan::Tls;
 
 /// News that nobody took: the oldest go first.
 const MAX_NEWS: usize = 256;
@@ -29,6 +30,7 @@ struct Shared {
     /// The moment the run began.
     origin: Instant,
     environment: Vec<(String, String)>,
+    tls: Tls,
     /// Somebody interrupted the run, before it knows.
     stop: Arc<AtomicBool>,
 }
@@ -43,18 +45,19 @@ struct State {
 }
 
 impl Timeline {
-    /// Waits for the moments of `events`. Seconds count from `origin`; `environment` is added to that of the commands, which are
-    /// ended as soon as `stop` is set.
+    /// Waits for the moments of `events`. Seconds count from `origin`; `environment` is added to that of commands, `tls` is how a
+    /// called server's certificate is looked at. What is under way is ended as soon as `stop` is set.
     pub fn begin(
         events: &[Planned],
         origin: Instant,
         environment: Vec<(String, String)>,
+        tls: Tls,
         stop: Arc<AtomicBool>,
     ) -> Result<Timeline, String> {
         let phases = events.iter().map(|event| event.phase + 1).max().unwrap_or(0);
         let state = Mutex::new(State { began: vec![None; phases], ..State::default() });
         let changed = Condvar::new();
-        let shared = Arc::new(Shared { state, changed, origin, environment, stop });
+        let shared = Arc::new(Shared { state, changed, origin, environment, tls, stop });
         let mut timeline = Timeline { shared, threads: Vec::with_capacity(events.len()) };
         for event in events {
             let (ours, shared) = (event.clone(), Arc::clone(&timeline.shared));
@@ -153,9 +156,9 @@ impl Shared {
             return happened(event, ended, None, String::new());
         }
         let from = self.origin.elapsed().as_secs_f64();
-        self.tell(format!("event '{}' at {from:.1} s: {}", event.name, event.shown));
+        self.tell(format!("event '{}' at {from:.1} s: {}", event.name, event.run));
         let stop = || self.interrupted();
-        let ran = command::run(&event.argv, &self.environment, event.timeout, stop);
+        let ran = event.run.carry_out(&self.environment, &self.tls, event.timeout, stop);
         let to = self.origin.elapsed().as_secs_f64();
         self.tell(format!("event '{}' after {:.1} s: {}", event.name, to - from, ran.ended));
         let span = if matches!(ran.ended, Ended::NotStarted(_)) { None } else { Some((from, to)) };
@@ -166,7 +169,7 @@ impl Shared {
 fn happened(event: &Planned, ended: Ended, span: Option<(f64, f64)>, output: String) -> Happened {
     Happened {
         name: event.name.clone(),
-        command: event.shown.clone(),
+        command: event.run.to_string(),
         required: event.required,
         ended,
         from_s: span.map(|(from, _)| from),

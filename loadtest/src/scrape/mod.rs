@@ -19,7 +19,10 @@ use self::{
     series::{Server, Span, Stretch},
     source::Page,
 };
-use crate::plan::{Address, Target, Tls};
+use crate::{
+    plan::{Address, Target, Tls},
+    url::Url,
+};
 
 /// How often a server is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -44,12 +47,10 @@ impl Metrics {
     pub fn guess(target: &Target) -> Metrics {
         match &target.address {
             Address::Tcp { host, port: 8000 | 8001 } => {
-                let (host, port, path) = (host.clone(), 8002, "/metrics".to_owned());
+                let (host, path) = (host.clone(), "/metrics".to_owned());
                 // A server with TLS has it on all of its ports, as far as is known; it is a guess.
-                Metrics::Guessed(match target.tls {
-                    None => Page::Http { host, port, path },
-                    Some(_) => Page::Https { host, port, path },
-                })
+                let secure = target.tls.is_some();
+                Metrics::Guessed(Page::Web(Url { secure, host, port: 8002, path }))
             }
             _ => Metrics::Off,
         }

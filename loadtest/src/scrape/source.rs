@@ -13,7 +13,8 @@ use std::{
 use super::reading::Process;
 use crate::{
     drive::ask::{Said, ask_within},
-    plan::{Address, Protocol, Target, Tls, Wire},
+    plan::{Tls, Wire},
+    url::Url,
 };
 
 /// A page of ten thousand loaded versions is about this long.
@@ -22,61 +23,33 @@ const MAX_PAGE_BYTES: u64 = 128 << 20;
 /// A metrics page: `http://HOST[:PORT][/PATH]`, the same with an s for TLS, or `unix:PATH` for the page `/metrics` of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
-    Http { host: String, port: u16, path: String },
-    Https { host: String, port: u16, path: String },
+    Web(Url),
     Unix(PathBuf),
 }
 
 impl FromStr for Page {
     type Err = String;
 
-    fn from_str(url: &str) -> Result<Page, String> {
-        let wrong = |why: &str| {
-            format!(
-                "'{url}' is no metrics page: {why}; expected http://HOST:PORT/PATH or unix:PATH"
-            )
-        };
-        if let Some(path) = url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+    fn from_str(text: &str) -> Result<Page, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Page::Unix(PathBuf::from(path)));
         }
-        let (secure, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
-            (Some(rest), _) => (false, rest),
-            (_, Some(rest)) => (true, rest),
-            _ => return Err(wrong("its scheme is unknown")),
-        };
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        // An IPv6 address has colons of its own, in brackets.
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| wrong("its port is no number up to 65535"))?)
-            }
-            _ => (authority, if secure { 443 } else { 80 }),
-        };
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        // What would end the request's line or head early is no path.
-        if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(wrong("its host is missing, or there is a space in it"));
+        let url = text.parse::<Url>();
+        let mut url = url.map_err(|e| format!("no metrics page: {e} or unix:PATH"))?;
+        if matches!(&*url.path, "" | "/") {
+            "/metrics".clone_into(&mut url.path);
         }
-        let path = if matches!(path, "" | "/") { "/metrics" } else { path };
-        let (host, path) = (host.to_owned(), path.to_owned());
-        Ok(if secure { Page::Https { host, port, path } } else { Page::Http { host, port, path } })
+        Ok(Page::Web(url))
     }
 }
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Page::Http { host, port, path } => write!(f, "http://{}{path}", authority(host, *port)),
-            Page::Https { host, port, path } => {
-                write!(f, "https://{}{path}", authority(host, *port))
-            }
+            Page::Web(url) => url.fmt(f),
             Page::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl Page {
@@ -85,13 +58,12 @@ impl Page {
     pub fn fetch(&self, limit: Duration, tls: &Tls) -> Result<String, String> {
         let end = Instant::now() + limit;
         let got = match self {
-            Page::Http { host, port, path } => {
-                connect(host, *port, end).and_then(|peer| ask(peer, host, path, end))
-            }
-            Page::Https { host, port, path } => {
-                let text = ask_securely((host, *port), path, tls, limit);
+            Page::Web(url) if url.secure => {
+                let text = ask_securely(url, tls, limit);
                 return text.map_err(|e| format!("{self}: {e}"));
             }
+            Page::Web(url) => connect(&url.host, url.port, end)
+                .and_then(|peer| ask(peer, &url.authority(), &url.path, end)),
             Page::Unix(path) => {
                 UnixStream::connect(path).and_then(|peer| ask(peer, "localhost", "/metrics", end))
             }
@@ -101,19 +73,10 @@ impl Page {
     }
 }
 
-fn ask_securely(
-    (host, port): (&str, u16),
-    path: &str,
-    tls: &Tls,
-    limit: Duration,
-) -> Result<String, String> {
-    let target = Target {
-        protocol: Protocol::Json,
-        address: Address::Tcp { host: host.to_owned(), port },
-        tls: Some(tls.clone()),
-        authority: authority(host, port),
-    };
-    let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{ACCEPT}\r\n\r\n", target.authority);
+fn ask_securely(url: &Url, tls: &Tls, limit: Duration) -> Result<String, String> {
+    let target = url.target(tls);
+    let (path, host) = (&url.path, &target.authority);
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{ACCEPT}\r\n\r\n");
     match ask_within(&target, Wire::Http(head.into_bytes().into()), limit)? {
         Said::Good(body, _) => Ok(String::from_utf8_lossy(&body).into_owned()),
         Said::Bad(code, said) => {
@@ -170,7 +133,6 @@ fn connect(host: &str, port: u16, end: Instant) -> io::Result<TcpStream> {
 /// HTTP/1.0, so that the answer is neither in chunks nor followed by another: its body ends with the connection.
 fn ask(mut peer: impl Peer, host: &str, path: &str, end: Instant) -> io::Result<Vec<u8>> {
     peer.limit(left(end)?)?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let head = format!("GET {path} HTTP/1.0\r\nhost: {host}\r\n{ACCEPT}\r\n\r\n");
     peer.write_all(head.as_bytes())?;
     let (mut bytes, mut part) = (Vec::new(), [0; 1 << 14]);
@@ -298,7 +260,8 @@ mod tests {
             "unix:",
         ] {
             let error = wrong.parse::<Page>().unwrap_err();
-            assert!(error.starts_with(&format!("'{wrong}' is no metrics page")), "{error}");
+            assert!(error.starts_with(&format!("no metrics page: '{wrong}'")), "{error}");
+            assert!(error.ends_with("expected http://HOST:PORT/PATH or unix:PATH"), "{error}");
         }
     }
 

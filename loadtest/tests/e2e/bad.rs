@@ -46,7 +46,7 @@ fn what_cannot_be_written_or_watched_is_said_before_any_load() {
     let with = ["--metrics", "http://127.0.0.1:1/metrics"];
     home.fails(1, &words, &with, &["http://127.0.0.1:1/metrics", "refused"]);
     let with = ["--metrics", "nowhere"];
-    home.fails(1, &words, &with, &["'nowhere' is no metrics page"]);
+    home.fails(1, &words, &with, &["no metrics page: 'nowhere': its scheme is unknown"]);
     home.fails(1, &words, &["--pid", "4294967295"], &["/proc/4294967295"]);
 }
 
