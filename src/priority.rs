@@ -1,4 +1,4 @@
-//! Threads that load models or run shadows make way for those that serve.
+//! Threads that load models, look after the repository or run shadows make way for those that serve.
 
 /// How far, as `nice` counts, a thread steps back whose work somebody waits for.
 #[cfg(target_os = "linux")]

@@ -110,7 +110,10 @@ impl Manager {
         options.check()?;
         Manager::start_on(options, deps, |begin| {
             let alive = begin.alive.clone();
-            spawn("onnxd-store".into(), &alive, move || begin.follow(syncer))
+            spawn("onnxd-store".into(), &alive, move || {
+                priority::step_back();
+                begin.follow(syncer);
+            })
         })
     }
 
@@ -226,8 +229,13 @@ impl Begin {
         let sign = eyes.sign();
         let mut keeper = Keeper::new(entries, outside, options);
         keeper.begin();
-        spawn("onnxd-eyes".into(), &alive, move || eyes.run())?;
+        // None of them starts a thread that serves.
+        spawn("onnxd-eyes".into(), &alive, move || {
+            priority::step_back();
+            eyes.run();
+        })?;
         spawn("onnxd-manager".into(), &alive, move || {
+            priority::step_back();
             keeper.run(&inbox);
             sweeper.close();
         })?;
