@@ -100,6 +100,12 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
             for (key, value) in client {
                 gs = gs.with_config(GoogleConfigKey::Client(key), value);
             }
+            // As above.
+            let endpoint = gs.get_config_value(&GoogleConfigKey::BaseUrl);
+            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+                let allowed = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+                gs = gs.with_config(allowed, "true");
+            }
             Arc::new(gs.build()?)
         }
         "az" => {

@@ -4,8 +4,6 @@ mod support;
 
 #[path = "e2e/auth.rs"]
 mod auth;
-#[path = "e2e/azure.rs"]
-mod azure;
 #[path = "e2e/bad_grpc.rs"]
 mod bad_grpc;
 #[path = "e2e/bad_input.rs"]
@@ -20,6 +18,8 @@ mod broken;
 mod cache;
 #[path = "e2e/clock.rs"]
 mod clock;
+#[path = "e2e/clouds.rs"]
+mod clouds;
 #[path = "e2e/command_line.rs"]
 mod command_line;
 #[path = "e2e/compressed.rs"]

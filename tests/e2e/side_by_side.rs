@@ -1,6 +1,10 @@
 //! A model whose callers saturate it takes nothing from the models and the health checks beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
     files::Home,
@@ -93,5 +97,41 @@ fn a_queue_four_times_full_is_nobody_elses_trouble() {
     drop(holder);
     let answers: Vec<u16> = callers.iter_mut().map(|caller| caller.read().status).collect();
     assert_eq!(answers.iter().filter(|status| **status == 200).count() as u64, QUEUE);
+    server.stop();
+}
+
+/// How far each thread of a server has stepped back, as `nice` counts, by its name.
+fn stepped_back(server: &Server) -> BTreeMap<String, i32> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.id())).expect("it runs");
+    let thread = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The nineteenth field of all.
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    };
+    tasks.flatten().filter_map(thread).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_that_serve_nobody_make_way() {
+    let home = Home::of(&["versioned"]);
+    let server = Server::start(home.path(), &home.repository());
+    let niceness = stepped_back(&server);
+    let usual = niceness["onnxd"];
+    for (name, nice) in &niceness {
+        let expected = match name.as_str() {
+            "onnxd-eyes" | "onnxd-manager" | "onnxd-load-0" => 10,
+            "onnxd-sweeper" | "onnxd-load-1" => 19,
+            // Its sessions' threads serve, and have the priority of the one that opens them.
+            "onnxd-load-2" => usual,
+            name if name.starts_with("onnxd-net") || name.starts_with("onnxd-exec") => usual,
+            _ => continue,
+        };
+        assert_eq!(*nice, expected.max(usual), "{name}: {niceness:?}");
+    }
+    for name in ["onnxd-eyes", "onnxd-manager", "onnxd-load-1", "onnxd-net-0", "onnxd-exec-0"] {
+        assert!(niceness.contains_key(name), "no {name}: {niceness:?}");
+    }
     server.stop();
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    cloud::{Cloud, escaped},
     files::{script, target},
     server,
 };
@@ -16,7 +17,7 @@ use super::{
 /// An account of our own, its key (base64 of "a-secret-of-the-test"), and what that key signed once: whatever may be done with blobs
 /// there, until 2099 (an account SAS of version 2018-11-09).
 const ACCOUNT: &str = "acme";
-pub const KEY: &str = "YS1zZWNyZXQtb2YtdGhlLXRlc3Q=";
+const KEY: &str = "YS1zZWNyZXQtb2YtdGhlLXRlc3Q=";
 const SIGNED: &str = "sv=2018-11-09&ss=b&srt=sco&sp=rwdlac&se=2099-01-01&spr=https,http&\
                       sig=VIA0aFfk2Iw9l1PZcG8EwWjsyq9lrCd5nQ5hTKN3Zl0%3D";
 
@@ -30,7 +31,30 @@ pub struct Azure {
 }
 
 impl Azure {
-    pub fn start() -> Azure {
+    /// Status and body of an answer. In HTTP/1.0: its listings have no length otherwise.
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let head = format!(
+            "{method} /{ACCOUNT}/{path}{sign}{SIGNED} HTTP/1.0\r\nhost: {}\r\nx-ms-blob-type: BlockBlob\r\ncontent-length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let mut socket = TcpStream::connect(&self.address).expect("Azurite listens");
+        socket.write_all(&[head.as_bytes(), body].concat()).expect("the request goes out");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("an answer");
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        (status, answer.split_off(end + 4))
+    }
+}
+
+impl Cloud for Azure {
+    const SCHEME: &str = "az";
+    const SECRET: &str = KEY;
+
+    fn start() -> Azure {
         script("setup-tests.sh");
         let azurite = target().join("azurite");
         let mut child = Command::new(azurite.join("node/bin/node"))
@@ -56,41 +80,20 @@ impl Azure {
         store
     }
 
-    /// Status and body of an answer. In HTTP/1.0: its listings have no length otherwise.
-    fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        let sign = if path.contains('?') { '&' } else { '?' };
-        let head = format!(
-            "{method} /{ACCOUNT}/{path}{sign}{SIGNED} HTTP/1.0\r\nhost: {}\r\nx-ms-blob-type: BlockBlob\r\ncontent-length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        let mut socket = TcpStream::connect(&self.address).expect("Azurite listens");
-        socket.write_all(&[head.as_bytes(), body].concat()).expect("the request goes out");
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).expect("an answer");
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        (status, answer.split_off(end + 4))
-    }
-
-    /// Writes an object of the container.
-    pub fn put(&self, key: &str, body: &[u8]) {
+    fn put(&self, key: &str, body: &[u8]) {
         assert_eq!(self.ask("PUT", &format!("models/{}", escaped(key)), body).0, 201, "{key}");
     }
 
-    /// An object of the container, where there is one.
-    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
         let (status, body) = self.ask("GET", &format!("models/{}", escaped(key)), b"");
         (status == 200).then_some(body)
     }
 
-    pub fn delete(&self, key: &str) {
+    fn delete(&self, key: &str) {
         assert_eq!(self.ask("DELETE", &format!("models/{}", escaped(key)), b"").0, 202, "{key}");
     }
 
-    /// The keys below a prefix; their objects are fetched into a folder.
-    pub fn fetch(&self, prefix: &str, folder: &Path) -> Vec<String> {
+    fn fetch(&self, prefix: &str, folder: &Path) -> Vec<String> {
         let list = format!("models?restype=container&comp=list&prefix={}/", escaped(prefix));
         let (status, list) = self.ask("GET", &list, b"");
         assert_eq!(status, 200);
@@ -106,13 +109,11 @@ impl Azure {
         keys
     }
 
-    /// Has it hang, or go on.
-    pub fn pause(&self, pause: bool) {
+    fn pause(&self, pause: bool) {
         server::pause(&self.child, pause);
     }
 
-    /// Has a server read from here.
-    pub fn known_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    fn known_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.envs([("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT), ("AZURE_STORAGE_ACCOUNT_KEY", KEY)]);
         command.env("AZURE_STORAGE_ENDPOINT", format!("http://{}/{ACCOUNT}", self.address))
     }
@@ -123,8 +124,4 @@ impl Drop for Azure {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn escaped(key: &str) -> String {
-    key.replace('%', "%25").replace(' ', "%20")
 }

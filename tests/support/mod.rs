@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod azure;
+pub mod cloud;
 pub mod collector;
 pub mod files;
 pub mod frames;
+pub mod google;
 pub mod grpc;
 pub mod http;
 pub mod log_files;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    cloud::escaped,
     files::{python, root, script},
     http::{Answer, Http},
     server,
@@ -33,9 +34,14 @@ pub struct S3 {
 
 impl S3 {
     pub fn start() -> S3 {
+        S3::of("s3.py")
+    }
+
+    /// As the script beside this makes it.
+    pub fn of(server: &str) -> S3 {
         script("setup-tests.sh");
         let mut child = python()
-            .arg(root().join("tests/support/s3.py"))
+            .arg(root().join("tests/support").join(server))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -52,19 +58,23 @@ impl S3 {
         Http::connect(&self.address).ask(method, path, OWNER, body)
     }
 
+    fn object(&self, method: &str, key: &str, body: &[u8]) -> Answer {
+        self.ask(method, &format!("/models/{}", escaped(key)), body)
+    }
+
     /// Writes an object of the bucket.
     pub fn put(&self, key: &str, body: &[u8]) {
-        assert_eq!(self.ask("PUT", &format!("/models/{key}"), body).status, 200, "{key}");
+        assert_eq!(self.object("PUT", key, body).status, 200, "{key}");
     }
 
     /// An object of the bucket, where there is one.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let answer = self.ask("GET", &format!("/models/{key}"), b"");
+        let answer = self.object("GET", key, b"");
         (answer.status == 200).then(|| answer.body.to_vec())
     }
 
     pub fn delete(&self, key: &str) {
-        assert_eq!(self.ask("DELETE", &format!("/models/{key}"), b"").status, 204, "{key}");
+        assert_eq!(self.object("DELETE", key, b"").status, 204, "{key}");
     }
 
     /// Writes every file below a folder.
@@ -80,20 +90,17 @@ impl S3 {
 
     /// The keys below a prefix; their objects are fetched into a folder.
     pub fn fetch(&self, prefix: &str, folder: &Path) -> Vec<String> {
-        let shown = prefix.replace(' ', "%20");
-        let list = self.ask("GET", &format!("/models?list-type=2&prefix={shown}/"), b"");
+        let list = format!("/models?list-type=2&prefix={}/", escaped(prefix));
+        let list = self.ask("GET", &list, b"");
         assert_eq!(list.status, 200);
         let list = String::from_utf8(list.body).expect("text");
         let keys = list.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
         let keys: Vec<String> = keys.map(str::to_owned).collect();
         for key in &keys {
-            let escaped = key.replace('%', "%25").replace(' ', "%20");
-            let answer = self.ask("GET", &format!("/models/{escaped}"), b"");
-            assert_eq!(answer.status, 200, "{key}");
             let below = key.strip_prefix(prefix).expect("below the prefix").trim_start_matches('/');
             let path = folder.join(below);
             fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-            fs::write(path, answer.body).expect("written");
+            fs::write(path, self.get(key).expect("it is listed")).expect("written");
         }
         keys
     }

@@ -1,4 +1,5 @@
-//! Azure's blob store is one as S3 is (`store.rs`, `upload.rs`): its own listing, entity tags and conditional writes, by Microsoft's emulator.
+//! Azure's and Google's stores are as S3 is (`store.rs`, `upload.rs`), each with its own listing and its own conditional writes: Azure by
+//! Microsoft's emulator, Google by a server of its XML API.
 
 use std::{
     collections::BTreeSet,
@@ -10,8 +11,10 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    azure::{Azure, KEY},
+    azure::Azure,
+    cloud::Cloud,
     files::{Home, below},
+    google::Google,
     http::get,
     log_files::{self, Rows},
     server::{Server, answering, canaries_at_once, rollout, run_to_end},
@@ -21,8 +24,9 @@ use crate::support::{
 const PREFIX: &str = "logs/of this";
 
 /// A server of models in the container, with a mirror of its own. It looks often.
-fn of_the_container(home: &Home, store: &Azure, mirror: &str) -> Command {
-    let mut command = Server::command(home.path(), Path::new("az://models/prod"));
+fn of_the_container<C: Cloud>(home: &Home, store: &C, mirror: &str) -> Command {
+    let mut command =
+        Server::command(home.path(), Path::new(&format!("{}://models/prod", C::SCHEME)));
     store.known_to(&mut command).arg("--mirror").arg(home.path().join(mirror));
     command.envs([
         ("ONNXD_LIFECYCLE_WATCH", "poll"),
@@ -36,14 +40,14 @@ fn of_the_container(home: &Home, store: &Azure, mirror: &str) -> Command {
 }
 
 /// Logs everything, makes files of it every second, and puts them into the container, which it does not trust for long.
-fn into_the_container(home: &Home, store: &Azure) -> Command {
+fn into_the_container<C: Cloud>(home: &Home, store: &C) -> Command {
     let mut command = Server::command(home.path(), &home.repository());
     store.known_to(&mut command).envs([
         ("ONNXD_DEFAULTS_LOG_ENABLED", "true"),
         ("ONNXD_PREDICTION_LOG_ROTATE_SECONDS", "1"),
         ("ONNXD_PREDICTION_LOG_UPLOAD_TIMEOUT_MS", "1000"),
     ]);
-    command.env("ONNXD_PREDICTION_LOG_UPLOAD_URI", format!("az://models/{PREFIX}"));
+    command.env("ONNXD_PREDICTION_LOG_UPLOAD_URI", format!("{}://models/{PREFIX}", C::SCHEME));
     command
 }
 
@@ -60,10 +64,9 @@ fn parts(root: &Path) -> BTreeSet<(String, Vec<u8>)> {
     parts.map(|path| (named(&path), fs::read(path).expect("readable"))).collect()
 }
 
-#[test]
-fn versions_come_and_go_with_the_container() {
+fn versions_come_and_go_with_the_container<C: Cloud>() {
     let home = Home::of(&["versioned"]);
-    let store = Azure::start();
+    let store = C::start();
     let [first, second] = ["versioned/1/model.onnx", "versioned/2/model.onnx"];
     store.put(&format!("prod/{first}"), &home.read(first));
     store.put("prod/versioned/model.yaml", b"format: 1\n");
@@ -81,15 +84,14 @@ fn versions_come_and_go_with_the_container() {
     until("it is noticed", || metric(&server, "onnxd_repository_store_up", &[]) == 0.0);
     assert_eq!(answering(&server), Some(1.0));
     let said = server.said();
-    assert!(!said.contains(KEY), "{said}");
+    assert!(!said.contains(C::SECRET), "{said}");
     server.stop();
 }
 
 /// Two at once: one after the other, by the entity tags of what they read.
-#[test]
-fn a_rollout_is_written_to_the_container() {
+fn a_rollout_is_written_to_the_container<C: Cloud>() {
     let home = Home::of(&["versioned"]);
-    let store = Azure::start();
+    let store = C::start();
     for version in [1, 2] {
         let key = format!("versioned/{version}/model.onnx");
         store.put(&format!("prod/{key}"), &home.read(&key));
@@ -115,10 +117,9 @@ fn a_rollout_is_written_to_the_container() {
 }
 
 /// Every closed file is there once: with the store there, with the store silent and back, and after a restart meanwhile.
-#[test]
-fn every_closed_file_is_in_the_container_once() {
+fn every_closed_file_is_in_the_container_once<C: Cloud>() {
     let home = Home::of(&["versioned"]).yaml("versioned", "versions: [1]\n");
-    let store = Azure::start();
+    let store = C::start();
     let mut server = Server::launch(&mut into_the_container(&home, &store));
     assert_eq!(answering(&server), Some(1.0));
     until("the first file is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
@@ -136,7 +137,7 @@ fn every_closed_file_is_in_the_container_once() {
     until("the rest is up", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
     assert_eq!(answering(&server), Some(1.0));
     let said = server.said();
-    assert!(!said.contains(KEY), "{said}");
+    assert!(!said.contains(C::SECRET), "{said}");
     server.stop();
     let fetched = home.path().join("fetched");
     let keys = store.fetch(PREFIX, &fetched);
@@ -146,10 +147,9 @@ fn every_closed_file_is_in_the_container_once() {
 }
 
 /// What lies there by the name of a file is left; what a compaction replaces goes, once what replaces it is there.
-#[test]
-fn what_is_in_the_container_already_is_left_or_replaced() {
+fn what_is_in_the_container_already_is_left_or_replaced<C: Cloud>() {
     let home = Home::of(&["versioned"]);
-    let store = Azure::start();
+    let store = C::start();
     for n in 0..3 {
         let name = format!("part-n-b-{n}.parquet");
         log_files::write(&log_of(&home), &name, Rows::numbered(n * 10, 10));
@@ -184,4 +184,52 @@ fn what_is_in_the_container_already_is_left_or_replaced() {
     store.fetch(PREFIX, &fetched);
     let left = parts(&fetched);
     assert!(left.len() == 1 && left == parts(&log_of(&home)));
+}
+
+mod azure {
+    use super::*;
+
+    #[test]
+    fn versions_come_and_go_with_the_container() {
+        super::versions_come_and_go_with_the_container::<Azure>();
+    }
+
+    #[test]
+    fn a_rollout_is_written_to_the_container() {
+        super::a_rollout_is_written_to_the_container::<Azure>();
+    }
+
+    #[test]
+    fn every_closed_file_is_in_the_container_once() {
+        super::every_closed_file_is_in_the_container_once::<Azure>();
+    }
+
+    #[test]
+    fn what_is_in_the_container_already_is_left_or_replaced() {
+        super::what_is_in_the_container_already_is_left_or_replaced::<Azure>();
+    }
+}
+
+mod google {
+    use super::*;
+
+    #[test]
+    fn versions_come_and_go_with_the_container() {
+        super::versions_come_and_go_with_the_container::<Google>();
+    }
+
+    #[test]
+    fn a_rollout_is_written_to_the_container() {
+        super::a_rollout_is_written_to_the_container::<Google>();
+    }
+
+    #[test]
+    fn every_closed_file_is_in_the_container_once() {
+        super::every_closed_file_is_in_the_container_once::<Google>();
+    }
+
+    #[test]
+    fn what_is_in_the_container_already_is_left_or_replaced() {
+        super::what_is_in_the_container_already_is_left_or_replaced::<Google>();
+    }
 }
