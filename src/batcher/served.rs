@@ -67,6 +67,10 @@ impl Sessions {
     }
 }
 
+/// Runs on the shared session, by threads that might have one of their own, after which they get it. A few say nothing: on a machine
+/// that stalls for a moment, what waits meanwhile is more than a turn holds.
+const WANTED_RUNS: u32 = 16;
+
 /// The inputs of one request, in the order of the signature; `None` for an optional one left out.
 pub type JobInputs = SmallVec<[Option<Tensor>; 2]>;
 
@@ -107,7 +111,7 @@ impl Abandoned for Job {
 /// Is told of a panic around a session, and what it said, on the thread that ran: must not wait.
 pub type OnPanic = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Is told once that a thread runs on the shared session which might have one of its own: must not wait.
+/// Is told once that threads go on running on the shared session which might have one of their own: must not wait.
 pub type OnWanted = Box<dyn Fn() + Send + Sync>;
 
 /// What `Served::new` needs.
@@ -155,7 +159,8 @@ pub struct Served {
     _device: Option<Arc<DeviceLane>>,
     on_panic: Option<OnPanic>,
     on_wanted: Option<OnWanted>,
-    wanted: AtomicBool,
+    /// Runs on the shared session so far, up to `WANTED_RUNS`.
+    wanted: AtomicU32,
     turn: AtomicBool,
     overruns: AtomicU32,
 }
@@ -182,7 +187,7 @@ impl Served {
             _device: parts.device,
             on_panic: parts.on_panic,
             on_wanted: parts.on_wanted,
-            wanted: AtomicBool::new(false),
+            wanted: AtomicU32::new(0),
             turn: AtomicBool::new(execution == Execution::Turn),
             overruns: AtomicU32::new(0),
         })
@@ -237,16 +242,15 @@ impl Served {
 
     #[cold]
     fn want(&self) {
-        if let Some(tell) = &self.on_wanted
-            && !self.wanted.swap(true, Ordering::Relaxed)
-        {
+        let Some(tell) = &self.on_wanted else { return };
+        if !self.widely() && self.wanted.fetch_add(1, Ordering::Relaxed) + 1 == WANTED_RUNS {
             tell();
         }
     }
 
     /// Whether every thread that runs it has a session of its own, as far as it shall, or asked for one.
     pub fn widely(&self) -> bool {
-        self.on_wanted.is_none() || self.wanted.load(Ordering::Relaxed)
+        self.on_wanted.is_none() || self.wanted.load(Ordering::Relaxed) >= WANTED_RUNS
     }
 
     /// When one who was refused may come again, as far as that is known.
