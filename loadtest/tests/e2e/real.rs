@@ -154,3 +154,33 @@ fn a_swap_under_load_loses_no_request() {
     assert_eq!(ended.code, Some(1), "{}", ended.stdout);
     assert!(ended.stderr.contains("set SWAP to the command that swaps"), "{}", ended.stderr);
 }
+
+/// A load of a model, and one of a model that is not there, as calls of the generator's own.
+#[test]
+fn an_event_may_be_a_call_to_the_server() {
+    let Some(server) = Onnxd::start() else { return };
+    let home = Home::new();
+    let models = format!("http://{}/v2/repository/models", server.operator);
+    let text = format!(
+        "target: {{url: 'grpc://{}'}}\nmix: [{{model: wine}}]\nslo: {{error_rate: 0}}\n\
+         phases:\n- {{name: load, arrivals: {{constant: 100}}, duration: 3s}}\nevents:\n\
+         - {{name: known, at: 500ms, window: 200ms, run: {{post: '{models}/wine/load'}}}}\n\
+         - {{name: unknown, at: 2s, window: 200ms, run: {{post: '{models}/nobody/load', body: {{}}}}}}\n",
+        server.grpc
+    );
+    let file = home.write("s.yaml", &text);
+    let (report, ended) = home.report(1, &format!("run {}", file.display()), &[]);
+    let seen = &report.parts[0].seen;
+    assert_eq!(seen.happened[0].ended, Ended::Status(200), "{}", seen.happened[0].output);
+    let Ended::Status(status) = seen.happened[1].ended else {
+        panic!("{:?}", seen.happened[1]);
+    };
+    assert!((400..500).contains(&status), "{status}");
+    let said =
+        format!("onnxd loadtest: event 'unknown' (POST {models}/nobody/load): status {status}");
+    assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+    assert!(seen.happened[1].output.contains("nobody"), "{}", seen.happened[1].output);
+    let windows = seen.windows.as_ref().expect("windows");
+    assert!(windows.events.iter().all(|window| window.figures.due > 10));
+    assert_eq!(report.summary.total.good, report.summary.total.due);
+}
