@@ -70,6 +70,11 @@ fn is_link_local(host: &str) -> bool {
     host.starts_with("169.254.") || host.to_ascii_lowercase().starts_with("[fe80:")
 }
 
+/// Whether an endpoint is to be spoken to without TLS: who names such a one means it.
+fn is_plain(endpoint: Option<String>) -> bool {
+    endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
+}
+
 fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig {
         backoff: BackoffConfig { max_backoff: patience / 4, ..BackoffConfig::default() },
@@ -87,9 +92,7 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
             for (key, value) in client {
                 s3 = s3.with_config(AmazonS3ConfigKey::Client(key), value);
             }
-            // Who names such an endpoint means it.
-            let endpoint = s3.get_config_value(&AmazonS3ConfigKey::Endpoint);
-            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            if is_plain(s3.get_config_value(&AmazonS3ConfigKey::Endpoint)) {
                 s3 = s3.with_allow_http(true);
             }
             Arc::new(s3.build()?)
@@ -100,9 +103,7 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
             for (key, value) in client {
                 gs = gs.with_config(GoogleConfigKey::Client(key), value);
             }
-            // As above.
-            let endpoint = gs.get_config_value(&GoogleConfigKey::BaseUrl);
-            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            if is_plain(gs.get_config_value(&GoogleConfigKey::BaseUrl)) {
                 let allowed = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
                 gs = gs.with_config(allowed, "true");
             }
@@ -114,9 +115,7 @@ fn build(place: &Place<'_>, patience: Duration) -> object_store::Result<Arc<dyn 
             for (key, value) in client {
                 az = az.with_config(AzureConfigKey::Client(key), value);
             }
-            // As above.
-            let endpoint = az.get_config_value(&AzureConfigKey::Endpoint);
-            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            if is_plain(az.get_config_value(&AzureConfigKey::Endpoint)) {
                 az = az.with_allow_http(true);
             }
             Arc::new(az.build()?)

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::plan::{Address, Protocol, Target, Tls};
+use crate::{
+    plan::{Address, Protocol, Target, Tls},
+    url::{self, host_and_port},
+};
 
 /// What a URL may look like, for errors.
 const FORMS: &str =
@@ -13,9 +16,9 @@ const FORMS: &str =
 ///
 /// # Errors
 /// In words: a URL of another form, a port that is none, a protocol that the URL contradicts.
-pub fn parse(url: &str, protocol: Option<Protocol>, tls: Tls) -> Result<Target, String> {
-    let bad = |why: &str| format!("'{url}' is no address of a server: {why}; {FORMS}");
-    if let Some(path) = url.strip_prefix("unix:") {
+pub fn parse(text: &str, protocol: Option<Protocol>, tls: Tls) -> Result<Target, String> {
+    let bad = |why: &str| format!("'{text}' is no address of a server: {why}; {FORMS}");
+    if let Some(path) = text.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() {
             return Err(bad("it names no socket"));
@@ -27,7 +30,7 @@ pub fn parse(url: &str, protocol: Option<Protocol>, tls: Tls) -> Result<Target, 
             authority: "localhost".to_owned(),
         });
     }
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
     let (grpc, secure) = match scheme {
         "grpc" => (true, false),
         "grpcs" => (true, true),
@@ -47,25 +50,14 @@ pub fn parse(url: &str, protocol: Option<Protocol>, tls: Tls) -> Result<Target, 
     if authority.contains(['/', '?', '#', '@']) {
         return Err(bad("it has more than a host and a port"));
     }
-    // The colons of an IPv6 address stand in brackets.
-    let port_at = authority.rfind(':').filter(|at| !authority[*at..].contains(']'));
-    let (host, port) = match port_at {
-        Some(at) => {
-            let port = authority[at + 1..].parse().map_err(|_| bad("its port is no number"))?;
-            (&authority[..at], port)
-        }
-        // Triton's, which this kind of server has by custom.
-        None => (authority, if grpc { 8001 } else { 8000 }),
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if bare.is_empty() {
-        return Err(bad("it names no host"));
-    }
+    let (host, port) = host_and_port(authority).map_err(bad)?;
+    // Triton's, which this kind of server has by custom.
+    let port = port.unwrap_or(if grpc { 8001 } else { 8000 });
     Ok(Target {
         protocol,
-        address: Address::Tcp { host: bare.to_owned(), port },
+        address: Address::Tcp { host: host.to_owned(), port },
         tls: secure.then_some(tls),
-        authority: format!("{host}:{port}"),
+        authority: url::authority(host, port),
     })
 }
 

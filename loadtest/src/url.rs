@@ -27,18 +27,12 @@ impl FromStr for Url {
             _ => return Err(wrong("its scheme is unknown")),
         };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        // An IPv6 address has colons of its own, in brackets.
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().map_err(|_| wrong("its port is no number up to 65535"))?)
-            }
-            _ => (authority, if secure { 443 } else { 80 }),
-        };
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let (host, port) = host_and_port(authority).map_err(wrong)?;
         // What would end the request's line or head early is no path.
-        if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(wrong("its host is missing, or there is a space in it"));
+        if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(wrong("there is a space in it"));
         }
+        let port = port.unwrap_or(if secure { 443 } else { 80 });
         Ok(Url { secure, host: host.to_owned(), port, path: path.to_owned() })
     }
 }
@@ -59,10 +53,7 @@ impl fmt::Display for Url {
 impl Url {
     /// What a request's `host` says.
     pub fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
+        authority(&self.host, self.port)
     }
 
     /// The server; `tls` says how its certificate is looked at, where it has one.
@@ -74,6 +65,27 @@ impl Url {
             authority: self.authority(),
         }
     }
+}
+
+/// What `HOST[:PORT]` names; an IPv6 address without its brackets.
+///
+/// # Errors
+/// In words: a port that is none, no host.
+pub fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), &'static str> {
+    // The colons of an IPv6 address stand in brackets.
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, Some(port.parse().map_err(|_| "its port is no number up to 65535")?))
+        }
+        _ => (authority, None),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bare.is_empty() { Err("it names no host") } else { Ok((bare, port)) }
+}
+
+/// The reverse.
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -102,7 +114,8 @@ mod tests {
             ("", "its scheme"),
             ("localhost:8002", "its scheme"),
             ("ftp://h/", "its scheme"),
-            ("http://", "its host"),
+            ("http://", "no host"),
+            ("http://[]:1/", "no host"),
             ("http://h:99999/", "its port"),
             ("http://h/a b", "a space"),
             ("http://h/\r\nx: y", "a space"),

@@ -17,7 +17,7 @@ use crate::support::{
     google::Google,
     http::get,
     log_files::{self, Rows},
-    server::{Server, answering, canaries_at_once, rollout, run_to_end},
+    server::{Server, answering, canaries_at_once, compact, rollout},
     watch::{metric, to_upload, until, uploaded},
 };
 
@@ -171,14 +171,7 @@ fn what_is_in_the_container_already_is_left_or_replaced<C: Cloud>() {
     let server = Server::launch(&mut into_the_container(&home, &store));
     until("it is up as well", || uploaded(&server) >= 1.0 && to_upload(&server) == 0.0);
 
-    let mut compact = Command::new(env!("CARGO_BIN_EXE_onnxd"));
-    compact.args(["log", "compact", "--dir"]).arg(log_of(&home));
-    let ended = run_to_end(&mut compact);
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    until("the store is as the disk is", || {
-        metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) == 3.0
-            && to_upload(&server) == 0.0
-    });
+    compact(&server, &log_of(&home), 3.0);
     server.stop();
     let fetched = home.path().join("fetched");
     store.fetch(PREFIX, &fetched);

@@ -14,7 +14,7 @@ use crate::support::{
     http::{four, infer},
     log_files::{self, Rows},
     s3::S3,
-    server::{Server, run_to_end},
+    server::{Server, compact},
     watch::{metric, to_upload, until, uploaded},
 };
 
@@ -123,14 +123,7 @@ fn a_compaction_reaches_the_store() {
     }
     let server = Server::launch(&mut command(&home, &store));
     until("they are up", || uploaded(&server) == 3.0 && to_upload(&server) == 0.0);
-    let mut compact = Command::new(env!("CARGO_BIN_EXE_onnxd"));
-    compact.args(["log", "compact", "--dir"]).arg(log_of(&home));
-    let ended = run_to_end(&mut compact);
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    until("the store is as the disk is", || {
-        metric(&server, "onnxd_predlog_upload_objects_removed_total", &[]) == 3.0
-            && to_upload(&server) == 0.0
-    });
+    compact(&server, &log_of(&home), 3.0);
     server.stop();
     let fetched = home.path().join("fetched");
     store.fetch(PREFIX, &fetched);

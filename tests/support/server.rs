@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::http;
+use super::{http, watch};
 
 /// How long a server may take to say where it listens and to be ready: a debug build on a busy machine is slow.
 pub const START: Duration = Duration::from_secs(120);
@@ -277,5 +277,16 @@ pub fn canaries_at_once(servers: &[Server; 2]) {
                 }
             });
         }
+    });
+}
+
+/// Puts the files of a log together by hand, and waits until the server's store is as the disk is: so many objects are gone.
+pub fn compact(server: &Server, log: &Path, replaced: f64) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+    let ended = run_to_end(command.args(["log", "compact", "--dir"]).arg(log));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    watch::until("the store is as the disk is", || {
+        watch::metric(server, "onnxd_predlog_upload_objects_removed_total", &[]) == replaced
+            && watch::to_upload(server) == 0.0
     });
 }
